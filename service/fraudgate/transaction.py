@@ -1,0 +1,170 @@
+"""What crosses every boundary: a request ``pyarrow.RecordBatch`` of at most 32 transactions, and its answer rows.
+
+Front ends make the request batch, the pipeline answers it, the batch log stores both. Answers are of fixed width:
+texts (reasons, model names, decision ids) are tables of an *edition* and are put in at the edge.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+Float64 = npt.NDArray[np.float64]
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+UInt64 = npt.NDArray[np.uint64]
+UInt8 = npt.NDArray[np.uint8]
+Bool = npt.NDArray[np.bool_]
+Answers = npt.NDArray[np.void]
+"""A structured array of ``ANSWER_DTYPE``."""
+
+ENTITIES = ("customer_id", "terminal_id", "card_id", "merchant_id", "device_id", "ip_address")
+"""The optional ids of a transaction, in field order; null in a column means the id is absent."""
+
+EVENT_TIME_MISSING_NS = np.iinfo(np.int64).min
+EVENT_TIME_OUTSIDE_NS = np.iinfo(np.int64).max
+"""Sentinels a decoder puts where event_time is absent, malformed or does not fit in 64-bit nanoseconds."""
+
+REQUEST_SCHEMA = pa.schema(
+    [
+        pa.field("transaction_id", pa.utf8(), nullable=False),
+        pa.field("currency", pa.utf8(), nullable=False),
+        pa.field("event_time", pa.timestamp("ns", tz="UTC"), nullable=False),
+        pa.field("amount_minor", pa.int64(), nullable=False),
+        *(pa.field(name, pa.utf8()) for name in ENTITIES),
+        pa.field("attributes", pa.map_(pa.utf8(), pa.float64()), nullable=False),
+        pa.field("arrival_ns", pa.int64(), nullable=False),
+        pa.field("deadline_ns", pa.int64(), nullable=False),  # monotonic; 0 = none
+    ]
+)
+
+
+class Decision(IntEnum):
+    """Values of ``fraudgate.v1.Decision``."""
+
+    APPROVE = 1
+    REVIEW = 2
+    DECLINE = 3
+
+
+class Fallback(IntEnum):
+    """Values of ``fraudgate.v1.Fallback``; the larger is the worse."""
+
+    NONE = 1
+    DEFAULTED_FEATURES = 2
+    STALE_FEATURES = 3
+    SMALL_MODEL = 4
+    RULES_ONLY = 5
+
+
+class Status(IntEnum):
+    """The codes of google.rpc.Code that a row can end with."""
+
+    OK = 0
+    CANCELLED = 1
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    ALREADY_EXISTS = 6
+    RESOURCE_EXHAUSTED = 8
+    INTERNAL = 13
+    UNAVAILABLE = 14
+
+
+RULES_MAX = 56
+"""Rules in one set: bit i of an answer's ``rules`` is rule i of the set; the bits above are these."""
+
+
+class Mark(IntEnum):
+    """Reasons that no rule of the file gives: bits 56..63 of an answer's ``rules``."""
+
+    SCORE_DECLINE = 56  # the score is at or over the decline threshold
+    SCORE_REVIEW = 57  # the score is at or over the review threshold
+    RULE_ERROR = 58  # a rule failed on this row
+    RULES_ONLY = 59  # there is no usable score
+
+
+ANSWER_DTYPE = np.dtype(
+    [
+        ("status", "u1"),  # Status
+        ("decision", "u1"),  # Decision, 0 unless status is OK
+        ("fallback", "u1"),  # Fallback, 0 unless status is OK
+        ("scored", "?"),  # False: the score is absent
+        ("score", "f4"),
+        ("replayed", "?"),  # the stored answer of an earlier attempt
+        ("error_field", "u2"),  # an index into validation.PROBLEMS, 0 = none
+        ("batch_rows", "u2"),  # rows that shared the engine call
+        ("edition", "u4"),  # which texts render this row
+        ("rules", "u8"),  # bit set, see Mark
+        ("sequence", "i8"),  # the decision's number in this process's order
+        ("arrival_ns", "i8"),
+        ("taken_up_ns", "i8"),
+        ("gathered_ns", "i8"),
+        ("inferred_ns", "i8"),
+        ("answered_ns", "i8"),
+    ]
+)
+
+ANSWER_SCHEMA = pa.schema(
+    [
+        pa.field(name, pa.binary(8) if name == "rules" else pa.from_numpy_dtype(ANSWER_DTYPE[name]), nullable=name == "score")
+        for name in ANSWER_DTYPE.names or ()
+        if name != "scored"
+    ]
+)
+
+
+def answer_batch(answers: Answers) -> pa.RecordBatch:
+    """The Arrow form of answer rows, schema ``ANSWER_SCHEMA``; the score is null where ``scored`` is False."""
+    columns = []
+    for field in ANSWER_SCHEMA:
+        values = np.ascontiguousarray(answers[field.name])
+        if field.name == "rules":
+            columns.append(pa.Array.from_buffers(field.type, len(values), [None, pa.py_buffer(values)]))
+        else:
+            mask = ~answers["scored"] if field.name == "score" else None
+            columns.append(pa.array(values, field.type, mask=mask))
+    return pa.RecordBatch.from_arrays(columns, schema=ANSWER_SCHEMA)
+
+
+@dataclass(slots=True)
+class Columns:
+    """A request batch, opened once: strings as lists, numbers as NumPy views of the Arrow buffers."""
+
+    rows: int
+    transaction_id: list[str]
+    currency: list[str]
+    event_time_ns: Int64
+    amount_minor: Int64
+    ids: dict[str, list[str | None]]  # by name of ENTITIES
+    attributes: list[dict[str, float]] | None  # None: no row has any
+    arrival_ns: Int64
+    deadline_ns: Int64
+
+
+def open_batch(batch: pa.RecordBatch) -> Columns:
+    """Open a request batch of schema ``REQUEST_SCHEMA``. Numbers are zero-copy."""
+    columns = batch.columns
+    return Columns(
+        rows=batch.num_rows,
+        transaction_id=columns[0].to_pylist(),
+        currency=columns[1].to_pylist(),
+        event_time_ns=_int64(columns[2]),
+        amount_minor=_int64(columns[3]),
+        ids={name: columns[4 + i].to_pylist() for i, name in enumerate(ENTITIES)},
+        attributes=_attributes(columns[10]),
+        arrival_ns=_int64(columns[11]),
+        deadline_ns=_int64(columns[12]),
+    )
+
+
+def _int64(column: Any) -> Int64:
+    return np.frombuffer(column.buffers()[1], np.int64, len(column), column.offset * 8)
+
+
+def _attributes(column: Any) -> list[dict[str, float]] | None:
+    if column.offset == 0 and len(column.items) == 0:
+        return None
+    return [dict(items) for items in column.to_pylist()]
