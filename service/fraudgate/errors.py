@@ -7,6 +7,8 @@
                     EngineRefused      a model may not be served         -> refused at load, the running engine stays
                     EngineFailed       an engine call failed             -> rules decide, FALLBACK_RULES_ONLY
                     SnapshotError      a snapshot or log is unreadable   -> refused at start, says what to delete
+                    FeaturesRefused    history or a profile is wrong     -> INVALID_ARGUMENT, exit 2; says what is wrong
+                    UnknownTransaction an outcome names no known payment -> NOT_FOUND, says what to send instead
     our mistakes  AssertionError, and never on a path that protects money
 """
 
@@ -42,3 +44,11 @@ class EngineFailed(FraudgateError):  # noqa: N818
 
 class SnapshotError(FraudgateError):
     """A snapshot or log file cannot be read."""
+
+
+class FeaturesRefused(FraudgateError):  # noqa: N818
+    """History or profile values that do not fit the feature schema."""
+
+
+class UnknownTransaction(FraudgateError):  # noqa: N818
+    """An outcome for a transaction that the store cannot place."""

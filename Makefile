@@ -1,0 +1,51 @@
+# Every verb sets up ./.venv by itself. Needs make and Python >= 3.11 with venv, nothing else.
+# ARGS goes to the program behind a verb: make demo ARGS="--json demo.json", make test ARGS="-k gate".
+
+BIN := .venv/bin
+READY := .venv/.stamp-dev
+TRAINABLE := $(BIN)/python -c 'from importlib.util import find_spec; raise SystemExit(not all(map(find_spec, ("onnx", "sklearn", "torch", "xgboost"))))'
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make requirements" pyproject.toml
+
+.PHONY: help demo test test-slow test-train check bench protos train requirements
+
+help: ## list the verbs
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r verb does; do printf 'make %-14s%s\n' "$$verb" "$$does"; done
+
+$(READY): pyproject.toml requirements-dev.txt
+	@sh .ci/venv
+
+demo: $(READY) ## score a real week of card transactions over gRPC and print what it took
+	@$(BIN)/fraudgate demo $(ARGS)
+
+test: $(READY) ## the test suite, under 5 minutes
+	@$(BIN)/pytest -m "not slow and not gpu" $(ARGS)
+
+test-slow: $(READY) ## the suites that take minutes
+	@$(BIN)/pytest -m slow $(ARGS)
+
+test-train: $(READY) ## the training recipe on a small sample, where [train] is installed
+	@if $(TRAINABLE); then $(BIN)/python -m models.train --dataset simulated --sample $(ARGS); \
+	else echo "test-train: skipped, the [train] extra is not installed in .venv (make train installs it)"; fi
+
+check: $(READY) ## format, lint, types, Dockerfile, protos up to date, tidy test
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/hadolint Dockerfile
+	@$(BIN)/pytest tests/test_protos.py tests/test_repository.py tests/test_tidy.py
+
+bench: $(READY) ## the benchmarks, under 8 minutes; writes benchmarks/results/latest.json
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+protos: $(READY) ## regenerate the stubs in service/fraudgate/v1
+	@$(BIN)/python -m protos.generate
+
+train: $(READY) ## install [train] (several GB) into .venv, then train and publish both models
+	@$(TRAINABLE) || { echo "installing the [train] extra into .venv: several GB" && $(BIN)/python -m pip install --quiet -e '.[cpu,train]'; }
+	@$(BIN)/python -m models.train --dataset handbook $(ARGS)
+	@$(BIN)/python -m models.train --dataset simulated $(ARGS)
+
+requirements: $(READY) ## pin what pyproject.toml asks for, with hashes; ARGS=--upgrade takes newer releases
+	@$(COMPILE) $(ARGS) --extra cpu --extra dev --output-file requirements-dev.txt
+	@$(COMPILE) $(ARGS) --extra cpu --constraint requirements-dev.txt --output-file requirements.txt

@@ -1,0 +1,65 @@
+"""CPU time of recording one full batch: every stage's histogram and every counter. Prints JSON.
+
+python benchmarks/recorder.py
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from time import process_time_ns
+
+import numpy as np
+
+from fraudgate.latency.recorder import Counters, Recorder
+from fraudgate.limits import BATCH_ROWS_MAX
+
+SEED = 20180808
+
+
+def measure(batches: int = 20_000, repeats: int = 5) -> dict[str, float]:
+    """Microseconds of CPU per call, the best of ``repeats``."""
+    random = np.random.default_rng(SEED)
+    recorder, counters = Recorder(), Counters()
+    queue = random.integers(50_000, 5_000_000, BATCH_ROWS_MAX)
+    total = queue + 300_000
+    decision = random.choice([1, 1, 1, 1, 1, 1, 2, 3], BATCH_ROWS_MAX).astype(np.uint8)
+    fallback = random.choice([1, 1, 1, 2], BATCH_ROWS_MAX).astype(np.uint8)
+
+    def record_batch() -> None:
+        recorder.record("queue", queue)
+        recorder.record_repeated("features", 180_000, BATCH_ROWS_MAX)
+        recorder.record_repeated("inference", 20_000, BATCH_ROWS_MAX)
+        recorder.record_repeated("guardrails", 90_000, BATCH_ROWS_MAX)
+        recorder.record("total", total)
+        counters.count_decisions(decision, fallback)
+        counters.count_batch(BATCH_ROWS_MAX)
+
+    def best(call: Callable[[], object], calls: int) -> float:
+        return min(_cpu_us(call, calls) for _ in range(repeats))
+
+    per_batch = best(record_batch, batches)
+    return {
+        "recorder_cpu_us_per_batch": round(per_batch, 2),
+        "recorder_cpu_us_per_decision": round(per_batch / BATCH_ROWS_MAX, 3),
+        "record_32_cpu_us": round(best(lambda: recorder.record("queue", queue), batches), 2),
+        "record_repeated_cpu_us": round(best(lambda: recorder.record_repeated("queue", 180_000, 32), batches), 2),
+        "count_decisions_32_cpu_us": round(best(lambda: counters.count_decisions(decision, fallback), batches), 2),
+        "report_cpu_us": round(best(lambda: recorder.report(0), max(batches // 100, 1)), 1),
+    }
+
+
+def _cpu_us(call: Callable[[], object], calls: int) -> float:
+    start_ns = process_time_ns()
+    for _ in range(calls):
+        call()
+    return (process_time_ns() - start_ns) / calls / 1_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batches", type=int, default=20_000)
+    print(json.dumps(measure(parser.parse_args().batches), indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""``python -m fraudgate``."""
+
+from fraudgate.cli import main
+
+raise SystemExit(main())

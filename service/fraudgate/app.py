@@ -1,0 +1,226 @@
+"""The service: listens, serves, drains. The only place, with ``assembly``, that names concrete classes."""
+
+import asyncio
+import logging
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from fraudgate import state
+from fraudgate.assembly import Parts, Say
+from fraudgate.batching.batcher import Batcher
+from fraudgate.clock import monotonic_ns, time_ns
+from fraudgate.control.features import FeatureServicer
+from fraudgate.control.latency import LatencyServicer
+from fraudgate.control.models import ModelServicer
+from fraudgate.control.outcomes import OutcomeServicer
+from fraudgate.errors import ConfigError
+from fraudgate.frontend import aio, refusals
+from fraudgate.frontend.door import Door, Entry
+from fraudgate.latency.stalls import LoopWatch
+from fraudgate.ops.http import OpsServer
+from fraudgate.v1 import (
+    features_pb2,
+    features_pb2_grpc,
+    latency_pb2,
+    latency_pb2_grpc,
+    models_pb2,
+    models_pb2_grpc,
+    outcomes_pb2,
+    outcomes_pb2_grpc,
+    scoring_pb2,
+)
+
+_log = logging.getLogger(__name__)
+_CONTROL_MODULES = (features_pb2, latency_pb2, models_pb2, outcomes_pb2)
+
+
+class Service:
+    """One process: a data plane, a control plane and an ops port over one pipeline, on one event loop."""
+
+    def __init__(self, parts: Parts, say: Say) -> None:
+        self.parts = parts
+        self._say = say
+        config = parts.config
+        batcher: Batcher[Entry] = Batcher(
+            gate_ns=config.batching.gate_ns,
+            queue_rows_max=config.batching.queue_rows_max,
+            policy=config.batching.policy,
+        )
+        self.door = Door(
+            parts.pipeline,
+            batcher,
+            parts.editions,
+            parts.recorder,
+            parts.counters,
+            monotonic_ns,
+            batch_ns=2 * parts.engine.run_ns,
+            budget_ns=config.batching.budget_ns,
+        )
+        self._handlers = aio.ScoringHandlers(self.door, parts.counters, monotonic_ns)
+        self._health = health.aio.HealthServicer()
+        self._watch = LoopWatch(parts.recorder, parts.counters, self._idle)
+        self._ready = False
+        self._data = grpc.aio.server(options=aio.server_options(config.server.streams_max))
+        self._control = grpc.aio.server(options=aio.server_options(config.server.streams_max))
+        host, _, port = config.server.ops_address.rpartition(":")
+        self._ops = OpsServer(
+            parts.recorder,
+            parts.counters,
+            lambda: self._ready,
+            host.strip("[]"),
+            int(port),
+            build_info={"model": f"{parts.engine.info.name}/{parts.engine.info.version}"},
+        )
+        self.data_port = self.control_port = 0
+
+    def _idle(self) -> bool:
+        return self.door.shell.batches_in_flight == 0 and self.door.shell.batcher.rows == 0
+
+    async def start(self) -> None:
+        """Listen on all ports and say SERVING. Raises ConfigError when a port cannot be had."""
+        config = self.parts.config
+        await self._warn_of_slow_engine()
+        self._data.add_generic_rpc_handlers((self._handlers.generic_handler(),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._data)
+        names = [_service_name(scoring_pb2), health_pb2.DESCRIPTOR.services_by_name["Health"].full_name]
+        reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], self._data)
+        self._add_control()
+        self.data_port = _listen(self._data, config.server.data_address, self._credentials())
+        self.control_port = _listen(self._control, config.server.control_address, None)
+        await self._data.start()
+        await self._control.start()
+        self._ops.start()
+        self._watch.start()
+        await self._set_serving(True)
+        info = self.parts.engine.info
+        proved = "bit-proved on this host" if info.bit_proved else "NOT bit-proved on this host"
+        self._say(f"model {info.name}/{info.version} {info.precision} on {info.provider}, {proved}")
+        self._say(f"rules {self.parts.rules.version}, {len(self.parts.rules.rules)} rules")
+        self._say(
+            f"SERVING: grpc {config.server.data_address} (front end: grpc.aio), control "
+            f"{config.server.control_address}, ops http {config.server.ops_address}"
+        )
+
+    def _add_control(self) -> None:
+        parts, server = self.parts, self._control
+        info = parts.engine.info
+        root = Path(parts.config.model.repository)
+        features_pb2_grpc.add_FeatureServiceServicer_to_server(FeatureServicer(parts.store), server)
+        outcomes_pb2_grpc.add_OutcomeServiceServicer_to_server(OutcomeServicer(parts.store, parts.counters), server)
+        latency_pb2_grpc.add_LatencyServiceServicer_to_server(LatencyServicer(parts.recorder), server)
+        models_pb2_grpc.add_ModelServiceServicer_to_server(
+            ModelServicer(root, lambda: (info.name, info.version)), server
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = [_service_name(module) for module in _CONTROL_MODULES]
+        reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
+
+    def _credentials(self) -> grpc.ServerCredentials | None:
+        tls = self.parts.config.tls
+        if not tls.cert:
+            return None
+        try:
+            key, cert = Path(tls.key).read_bytes(), Path(tls.cert).read_bytes()
+            client_ca = Path(tls.client_ca).read_bytes() if tls.client_ca else None
+        except OSError as error:
+            raise ConfigError(f"[tls]: {error.filename}: {error.strerror}") from error
+        return grpc.ssl_server_credentials([(key, cert)], client_ca, require_client_auth=client_ca is not None)
+
+    async def _warn_of_slow_engine(self) -> None:
+        batching, run_ns = self.parts.config.batching, self.parts.engine.run_ns
+        backlog_ns = batching.queue_rows_max // 32 * run_ns
+        if 0 < batching.budget_ns < backlog_ns:
+            self._say(
+                f"warning: a full queue takes {backlog_ns / 1e6:.0f} ms at this engine's speed, more than the budget of "
+                f"{batching.budget_ns / 1e6:.0f} ms: lower batching.queue_rows_max"
+            )
+
+    async def _set_serving(self, serving: bool) -> None:
+        self._ready = serving
+        status = health_pb2.HealthCheckResponse
+        value = status.SERVING if serving else status.NOT_SERVING
+        for name in ("", _service_name(scoring_pb2)):
+            await self._health.set(name, value)
+
+    async def run(self) -> int:
+        """Serve until SIGTERM or SIGINT, then drain. Returns the exit status."""
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        await self.start()
+        await stop.wait()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._leave_now)
+        return await self.drain()
+
+    def _leave_now(self) -> None:
+        """A second signal: say what is left, and go."""
+        shell = self.door.shell
+        self._say(
+            f"second signal: leaving at once with {shell.batcher.rows} transactions queued and "
+            f"{shell.batches_in_flight} batches in flight; windows and stored decisions since the last snapshot are lost"
+        )
+        sys.stdout.flush()
+        sys.stderr.flush()
+        import os
+
+        os._exit(1)
+
+    async def drain(self) -> int:
+        """NOT_SERVING, finish what was admitted, write state and log. 0 when all of it was done in time."""
+        settings = self.parts.config.server
+        self._say("draining")
+        await self._set_serving(False)
+        await asyncio.sleep(settings.drain_notice_seconds)
+        try:
+            await asyncio.wait_for(self._finish(), settings.drain_max_seconds)
+        except TimeoutError:
+            self._say(f"drain did not finish within {settings.drain_max_seconds:g} s: {self.door.shell.batcher!r}")
+            return 1
+        self._say("drained")
+        return 0
+
+    async def _finish(self) -> None:
+        self.door.closed = refusals.DRAINING
+        self._handlers.end_streams()
+        await self.door.shell.drain()
+        await asyncio.gather(self._data.stop(1.0), self._control.stop(0.5))
+        self._watch.stop()
+        await asyncio.get_running_loop().run_in_executor(None, self._write_state)
+        self.parts.inference.close()
+        self._ops.close()
+
+    def _write_state(self) -> None:
+        parts = self.parts
+        if parts.config.state.dir:
+            directory = Path(parts.config.state.dir)
+            parts.store.snapshot(directory)
+            stored = 0
+            if parts.idempotency is not None:
+                stored = state.save(directory, parts.idempotency, parts.editions, monotonic_ns(), time_ns())
+            self._say(f"snapshot written to {directory}: windows, outcomes and {stored:,} stored decisions")
+        if parts.log is not None:
+            lacking = parts.log.close()
+            self._say(f"batch log closed: {parts.log.written:,} batches written, {lacking} lost")
+
+
+def _service_name(module: Any) -> str:
+    (service,) = module.DESCRIPTOR.services_by_name.values()
+    name: str = service.full_name
+    return name
+
+
+def _listen(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
+    try:
+        if credentials is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        raise ConfigError(f"cannot listen on {address}: is another server running there? ({error})") from error

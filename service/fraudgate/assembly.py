@@ -1,0 +1,171 @@
+"""Puts the parts of a service together from its configuration, in the order in which they need each other."""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from fraudgate import state
+from fraudgate.audit.batch_log import BatchLog
+from fraudgate.clock import Clock, monotonic_ns, time_ns
+from fraudgate.config import Config
+from fraudgate.editions import Edition, Editions
+from fraudgate.engines.base import Engine
+from fraudgate.engines.onnxruntime import OnnxEngine
+from fraudgate.engines.placement import InlineEngine, ThreadedEngine, place
+from fraudgate.engines.repository import resolve
+from fraudgate.errors import ConfigError
+from fraudgate.features.currency import EXPONENTS
+from fraudgate.features.embedded import EmbeddedStore
+from fraudgate.features.schema import FeatureSchema
+from fraudgate.guardrails.decision import Thresholds
+from fraudgate.guardrails.rules import DEFAULT_RULES, RuleSet
+from fraudgate.idempotency import IdempotencyTable
+from fraudgate.latency.recorder import Counters, Recorder
+from fraudgate.limits import BATCH_ROWS_MAX, SECOND_NS, SLABS
+from fraudgate.pipeline import Live, Pipeline
+from fraudgate.progress import Progress
+from fraudgate.tensors import Slab
+from fraudgate.validation import Validator
+
+Say = Callable[[str], None]
+HISTORY_ROWS = 65_536
+"""Rows of a history file that are in memory at once."""
+
+
+@dataclass(slots=True)
+class Parts:
+    """A service, put together and not yet listening."""
+
+    config: Config
+    schema: FeatureSchema
+    store: EmbeddedStore
+    engine: Engine
+    inference: InlineEngine | ThreadedEngine
+    rules: RuleSet
+    editions: Editions
+    idempotency: IdempotencyTable | None
+    recorder: Recorder
+    counters: Counters
+    log: BatchLog | None
+    pipeline: Pipeline
+
+
+def assemble(config: Config, say: Say) -> Parts:
+    """Load the schema, engine, rules, store and log. Raises FraudgateError, saying what to do."""
+    schema = load_schema(config.features.schema)
+    engine = load_engine(config, schema)
+    slabs = [Slab(len(schema.names)) for _ in range(SLABS)]
+    engine.bind(slabs)
+    inference = place(engine)
+    rules = RuleSet.load(config.rules.file or DEFAULT_RULES, schema.names)
+    event_clock = _event_clock(config)
+    store = load_store(config, schema, event_clock, say)
+    editions = Editions()
+    idempotency = _load_idempotency(config, editions, say)
+    recorder, counters = Recorder(monotonic_ns(), config.batching.budget_ns), Counters()
+    log = _open_log(config, schema, engine, rules)
+    live = Live(inference, _thresholds(engine), rules, editions.add(_edition(engine, rules)))
+    future_ns = config.event_time.future_max_seconds * SECOND_NS
+    pipeline = Pipeline(
+        live=live,
+        store=store,
+        slabs=slabs,
+        validator=Validator(EXPONENTS.keys()),
+        idempotency=idempotency,
+        recorder=recorder,
+        counters=counters,
+        log=log,
+        clock=monotonic_ns,
+        event_time_ns_max=lambda: event_clock() + future_ns,
+        budget_ns=config.batching.budget_ns,
+    )
+    return Parts(
+        config, schema, store, engine, inference, rules, editions, idempotency, recorder, counters, log, pipeline
+    )
+
+
+def load_schema(name: str) -> FeatureSchema:
+    """A packaged schema by name, or a file by its path."""
+    return FeatureSchema.load(Path(name)) if name.endswith(".toml") else FeatureSchema.named(name)
+
+
+def load_engine(config: Config, schema: FeatureSchema) -> Engine:
+    """The configured model version, loaded, warmed up and proved. Raises EngineRefused."""
+    model = config.model
+    path = resolve(Path(model.repository), model.name, model.version or None)
+    return OnnxEngine.load(path, schema.fingerprint, model.provider, model.allow_fallback)
+
+
+def load_store(config: Config, schema: FeatureSchema, event_clock: Clock, say: Say) -> EmbeddedStore:
+    """Restored from its snapshot, or loaded from history, or cold."""
+    lateness = config.features.lateness_seconds_max
+    directory = Path(config.state.dir) if config.state.dir else None
+    if directory is not None and any(directory.glob("features*")):
+        store = EmbeddedStore.restore(directory, schema, lateness_seconds_max=lateness)
+        say(f"restored {store!r}")
+        return store
+    store = EmbeddedStore(schema, lateness_seconds_max=lateness)
+    if config.features.history:
+        load_history(store, Path(config.features.history))
+    else:
+        store.set_coverage_start(event_clock())
+        say("cold store: no snapshot and no history, so decisions say FALLBACK_STALE_FEATURES until windows have filled")
+    return store
+
+
+def load_history(store: EmbeddedStore, path: Path) -> int:
+    """Bulk-load a Parquet file of events, with progress. Returns the rows loaded."""
+    try:
+        file = pq.ParquetFile(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"features.history: {path} is not a readable Parquet file: {error}") from error
+    with file, Progress("loading history", file.metadata.num_rows, "events") as progress:
+        return store.bulk_load(file.iter_batches(HISTORY_ROWS), progress.reach)
+
+
+def _event_clock(config: Config) -> Clock:
+    fixed_ns = config.event_now_ns()
+    return time_ns if fixed_ns is None else lambda: fixed_ns
+
+
+def _thresholds(engine: Engine) -> Thresholds:
+    return Thresholds(engine.info.thresholds.review, engine.info.thresholds.decline)
+
+
+def _edition(engine: Engine, rules: RuleSet) -> Edition:
+    info = engine.info
+    return Edition(secrets.token_hex(5), info.name, info.version, info.engine_digest, info.precision, rules.table)
+
+
+def _load_idempotency(config: Config, editions: Editions, say: Say) -> IdempotencyTable | None:
+    settings = config.idempotency
+    if not settings.enabled:
+        say("idempotency is off: the caller guarantees unique transactions; a retry counts twice")
+        return None
+    try:
+        table = IdempotencyTable(settings.entries_max, settings.lifetime_seconds * SECOND_NS)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if config.state.dir:
+        restored = state.restore(Path(config.state.dir), table, editions, monotonic_ns(), time_ns())
+        if restored:
+            say(f"restored {restored:,} stored decisions for retries")
+    return table
+
+
+def _open_log(config: Config, schema: FeatureSchema, engine: Engine, rules: RuleSet) -> BatchLog | None:
+    if not config.log.dir:
+        return None
+    metadata = {
+        "gate_policy": config.batching.policy,
+        "gate_ns": str(config.batching.gate_ns),
+        "batch_rows_max": str(BATCH_ROWS_MAX),
+        "feature_names": ",".join(schema.names),
+        "schema_fingerprint": schema.fingerprint,
+        "ruleset_version": rules.version,
+        "model": f"{engine.info.name}/{engine.info.version} {engine.info.engine_digest}",
+    }
+    return BatchLog(config.log.dir, metadata, rotate_bytes=config.log.rotate_bytes)

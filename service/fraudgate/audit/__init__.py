@@ -1,0 +1,1 @@
+"""The batch log, and the replay that proves how batches were composed."""

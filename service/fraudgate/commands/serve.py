@@ -1,0 +1,47 @@
+"""``fraudgate serve``: run the service until SIGTERM."""
+
+import argparse
+import asyncio
+import logging
+import sys
+from pathlib import Path
+
+import msgspec
+import uvloop
+
+from fraudgate import config
+from fraudgate.app import Service
+from fraudgate.assembly import assemble
+
+SWITCH_INTERVAL_SECONDS = 0.0005
+"""How long a busy thread may keep the interpreter from the scoring loop."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML configuration; see 'fraudgate config show'")
+    parser.add_argument("--frontend", choices=("auto", "aio"), help="overrides server.frontend")
+    parser.add_argument(
+        "--insecure", action="store_true", help="serve other addresses than loopback without TLS (server.insecure)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve; the exit status of the drain. Raises FraudgateError when the service cannot start."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    settings = config.load(args.config, insecure=args.insecure)
+    if args.frontend:
+        settings = msgspec.structs.replace(
+            settings, server=msgspec.structs.replace(settings.server, frontend=args.frontend)
+        )
+    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+    parts = assemble(settings, _say)
+
+    async def serve() -> int:
+        return await Service(parts, _say).run()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(serve())
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

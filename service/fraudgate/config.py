@@ -1,0 +1,234 @@
+"""Configuration: one TOML file, environment overrides ``FRAUDGATE_SECTION__KEY``, defaults that are right.
+
+Unknown sections and keys are refused, with the nearest name as a hint.
+"""
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from fraudgate import limits
+from fraudgate.errors import ConfigError
+
+ENVIRONMENT_PREFIX = "FRAUDGATE_"
+OTHER_VARIABLES = frozenset({"FRAUDGATE_DATA", "FRAUDGATE_TRAIN_VENV"})
+"""Variables with the prefix that are no settings."""
+
+
+class _Section(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """A section of the file."""
+
+
+class Server(_Section):
+    """Addresses. An address other than loopback needs [tls], or ``insecure``."""
+
+    data_address: str = "127.0.0.1:50051"
+    control_address: str = "127.0.0.1:50052"
+    ops_address: str = "127.0.0.1:8080"
+    frontend: Literal["auto", "aio"] = "auto"
+    insecure: bool = False
+    streams_max: int = 4_096
+    """Concurrent calls of one connection."""
+    drain_notice_seconds: float = 0.0
+    drain_max_seconds: float = limits.DRAIN_NS_MAX / limits.SECOND_NS
+
+
+class Tls(_Section):
+    """PEM files of the data plane; ``client_ca`` asks clients for a certificate."""
+
+    cert: str = ""
+    key: str = ""
+    client_ca: str = ""
+
+
+class Batching(_Section):
+    """The gate."""
+
+    policy: Literal["fixed", "eager"] = "fixed"
+    gate_ns: int = limits.GATE_NS
+    queue_rows_max: int = limits.QUEUE_ROWS_MAX
+    budget_ns: int = limits.BUDGET_NS
+    """0 = no budget: a measuring aid, never for payments."""
+
+
+class Features(_Section):
+    """The store."""
+
+    schema: str = "handbook"
+    """A packaged schema's name, or a path that ends in .toml."""
+    history: str = ""
+    """A Parquet file of past events to load at start."""
+    lateness_seconds_max: int = limits.LATENESS_SECONDS_MAX
+
+
+class Model(_Section):
+    """The engine."""
+
+    repository: str = "models/repository"
+    name: str = "handbook"
+    version: str = ""
+    """Empty = the newest."""
+    provider: Literal["cpu", "cuda", "tensorrt"] = "cpu"
+    allow_fallback: bool = False
+
+
+class Rules(_Section):
+    """The rule set."""
+
+    file: str = ""
+    """Empty = the packaged default."""
+
+
+class Idempotency(_Section):
+    """Retries."""
+
+    enabled: bool = True
+    entries_max: int = limits.IDEMPOTENCY_ENTRIES_MAX
+    lifetime_seconds: int = limits.IDEMPOTENCY_LIFETIME_NS // limits.SECOND_NS
+
+
+class EventTime(_Section):
+    """Which event times are accepted."""
+
+    future_max_seconds: int = limits.EVENT_TIME_FUTURE_NS_MAX // limits.SECOND_NS
+    now: str = ""
+    """An ISO 8601 instant that stands for the wall clock in a replay; empty = the wall clock."""
+
+
+class Log(_Section):
+    """The batch log."""
+
+    dir: str = ""
+    """Empty = no log."""
+    rotate_bytes: int = 64 << 20
+
+
+class State(_Section):
+    """Snapshots."""
+
+    dir: str = ""
+    """Where the drain writes windows, outcomes and the idempotency table, and the start reads them; empty = nowhere."""
+
+
+class Config(_Section):
+    """Everything that can be set."""
+
+    server: Server = Server()
+    tls: Tls = Tls()
+    batching: Batching = Batching()
+    features: Features = Features()
+    model: Model = Model()
+    rules: Rules = Rules()
+    idempotency: Idempotency = Idempotency()
+    event_time: EventTime = EventTime()
+    log: Log = Log()
+    state: State = State()
+
+    def check(self) -> None:
+        """Raise ConfigError for values that cannot work together."""
+        batching = self.batching
+        if batching.gate_ns < 1:
+            raise ConfigError("batching.gate_ns must be at least 1")
+        if 0 < batching.budget_ns < batching.gate_ns + limits.RUNNING_BATCH_NS:
+            raise ConfigError(
+                f"batching.budget_ns = {batching.budget_ns} leaves no room for the gate and one batch: "
+                f"at least {batching.gate_ns + limits.RUNNING_BATCH_NS}, or 0 for none"
+            )
+        if batching.queue_rows_max < limits.BATCH_ROWS_MAX:
+            raise ConfigError(f"batching.queue_rows_max must be at least {limits.BATCH_ROWS_MAX}")
+        if bool(self.tls.cert) != bool(self.tls.key) or (self.tls.client_ca and not self.tls.cert):
+            raise ConfigError("[tls] needs both cert and key; client_ca needs them too")
+        if not (self.tls.cert or self.server.insecure or is_loopback(self.server.data_address)):
+            raise ConfigError(
+                f"server.data_address = {self.server.data_address!r} is not loopback: set tls.cert and tls.key, or "
+                "server.insecure = true (--insecure) if something else encrypts"
+            )
+        for name in ("control_address", "ops_address"):
+            if not (self.server.insecure or is_loopback(getattr(self.server, name))):
+                raise ConfigError(f"server.{name} is loopback only; set server.insecure = true to open it")
+        self.event_now_ns()
+
+    def event_now_ns(self) -> int | None:
+        """``event_time.now`` in nanoseconds since 1970, or None for the wall clock."""
+        if not self.event_time.now:
+            return None
+        try:
+            instant = datetime.fromisoformat(self.event_time.now)
+        except ValueError as error:
+            raise ConfigError(f"event_time.now = {self.event_time.now!r}: {error}") from error
+        if instant.tzinfo is None:
+            raise ConfigError(f"event_time.now = {self.event_time.now!r} needs a time zone, such as Z")
+        return int(instant.timestamp()) * limits.SECOND_NS
+
+
+def is_loopback(address: str) -> bool:
+    """True for an address that only this machine can reach."""
+    host = address.rpartition(":")[0].strip("[]")
+    return host in ("localhost", "::1") or host.startswith("127.") or address.startswith("unix:")
+
+
+def load(path: Path | None, environment: Mapping[str, str] | None = None, insecure: bool = False) -> Config:
+    """Read the file and the environment. Raises ConfigError, naming file, key and a hint.
+
+    ``insecure`` sets ``server.insecure``, as the flag of that name does.
+    """
+    form: dict[str, Any] = {}
+    source = "the environment"
+    if path is not None:
+        source = str(path)
+        try:
+            form = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: is not TOML: {error}") from error
+    _convert(form, source, strict=True)
+    overrides = _overrides(os.environ if environment is None else environment)
+    for section, values in overrides.items():
+        form[section] = {**form.get(section, {}), **values}
+    if insecure:
+        form["server"] = {**form.get("server", {}), "insecure": True}
+    config = _convert(form, "the environment" if overrides else source, strict=not overrides)
+    config.check()
+    return config
+
+
+def _overrides(environment: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for name, value in environment.items():
+        if not name.startswith(ENVIRONMENT_PREFIX) or name in OTHER_VARIABLES:
+            continue
+        section, separator, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
+        if not separator:
+            raise ConfigError(f"environment variable {name}: expected {ENVIRONMENT_PREFIX}SECTION__KEY")
+        found.setdefault(section, {})[key] = value
+    return found
+
+
+def _convert(form: dict[str, Any], source: str, strict: bool) -> Config:
+    try:
+        return msgspec.convert(form, Config, strict=strict)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{source}: {error}{_hint(str(error))}") from error
+
+
+def _hint(message: str) -> str:
+    match = re.search(r"unknown field `(.+?)`(?: - at `\$\.(\w+)`)?", message)
+    if match is None:
+        return ""
+    known = _keys(match[2])
+    nearest = difflib.get_close_matches(match[1], known, 1)
+    return f"; did you mean {nearest[0]!r}?" if nearest else f"; known: {', '.join(known)}"
+
+
+def _keys(section: str | None) -> tuple[str, ...]:
+    if section is None:
+        return Config.__struct_fields__
+    return tuple(getattr(Config(), section).__struct_fields__)

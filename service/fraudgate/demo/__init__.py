@@ -1,0 +1,1 @@
+"""``make demo``: a real week of card transactions through ``Score()``, judged beside published results."""

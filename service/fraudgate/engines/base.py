@@ -1,0 +1,52 @@
+"""The engine port: what the pipeline needs of whatever scores a slab."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from fraudgate.engines.repository import Thresholds
+from fraudgate.tensors import Slab
+from fraudgate.transaction import Float32
+
+__all__ = ["Engine", "EngineInfo", "Thresholds"]
+
+
+class EngineInfo(NamedTuple):
+    """Which engine this is; it goes back to the caller with every decision."""
+
+    name: str
+    version: str
+    engine_digest: str
+    """SHA-256 of the engine's bytes, 64 hex digits."""
+    precision: str
+    """"int8" or "fp32"."""
+    schema_fingerprint: str
+    thresholds: Thresholds
+    provider: str
+    """Where it really runs: "cpu", "cuda" or "tensorrt"."""
+    isa: str
+    """The host's instruction-set class, see ``golden.host_isa``."""
+    runtime: str
+    """The runtime's version; with ``isa`` it names the golden bits of this host."""
+    bit_proved: bool
+    """The golden rows gave the expected bits on this host."""
+
+
+class Engine(Protocol):
+    """Scores slabs of a fixed shape. One thread at a time calls it."""
+
+    info: EngineInfo
+    features: int
+    """Columns of the slabs that it takes."""
+    run_ns: int
+    """One run at 32 rows: the median measured at warm-up. Nanoseconds."""
+
+    def bind(self, slabs: Sequence[Slab]) -> None:
+        """Bind the slabs as slots 0..len(slabs); earlier slots are forgotten. Done once, before traffic."""
+        ...
+
+    def run(self, slot: int) -> Float32:
+        """Score the slab bound as ``slot``: float32[32], valid until that slot runs again.
+
+        Padding rows have scores too, and they mean nothing. Raises EngineFailed.
+        """
+        ...

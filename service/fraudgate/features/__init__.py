@@ -1,0 +1,1 @@
+"""Features: their schema, their exact windows, and the store that keeps them."""

@@ -1,0 +1,288 @@
+"""The embedded feature store: exact windows, profiles and outcomes in this process's memory.
+
+Row by row is the meaning, not the method. Within a *segment* of a batch, applying every event and then reading every
+row gives what row by row gives, because an event can change the windows of an earlier row only if it belongs to one of
+that row's series and is older than the row. A batch is cut where that happens (and where one series jumps by more than
+the lateness, lest a later row expires what an earlier one still reads); nearly every batch is one segment.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fraudgate.errors import FeaturesRefused, UnknownTransaction
+from fraudgate.features import bulk, snapshot
+from fraudgate.features.outcomes import DecisionIndex, Place, Reported
+from fraudgate.features.plan import Plan
+from fraudgate.features.profiles import Profiles
+from fraudgate.features.schema import FeatureSchema, Window
+from fraudgate.features.store import EntityView, Gathered, Outcome
+from fraudgate.features.windows import ABSENT, FIRST, Windows
+from fraudgate.limits import LATENESS_SECONDS_MAX, OUTCOME_INDEX_ENTRIES_MAX, SECOND_NS
+from fraudgate.transaction import ENTITIES, Bool, Columns, Fallback, Float64, Int64, UInt8
+
+
+class SeriesIndex(dict[str | None, int]):
+    """The series of each id of one kind of entity; an unseen id opens one, an absent or empty one is ABSENT."""
+
+    def __init__(self, windows: Windows, keep: int) -> None:
+        super().__init__({None: ABSENT, "": ABSENT})
+        self._windows, self._keep = windows, keep
+
+    def __missing__(self, id: str) -> int:
+        series = self[id] = self._windows.open_series(self._keep)
+        return series
+
+
+class EmbeddedStore:
+    """A ``FeatureStore`` in memory. Every entity keeps its longest window + label delay + lateness.
+
+    lateness_seconds_max: rows older than this before the latest event of an entity of theirs are STALE_FEATURES.
+    coverage_start_ns: every event from here on will be applied; None = from the first event on.
+    """
+
+    def __init__(
+        self,
+        schema: FeatureSchema,
+        lateness_seconds_max: int = LATENESS_SECONDS_MAX,
+        coverage_start_ns: int | None = None,
+        outcome_entries_max: int = OUTCOME_INDEX_ENTRIES_MAX,
+    ) -> None:
+        self.schema = schema
+        self.lateness_seconds_max = lateness_seconds_max
+        self.plan = plan = Plan(schema)
+        self._lateness = -(-lateness_seconds_max * SECOND_NS // schema.tick_ns)
+        self._keep = plan.reach + self._lateness
+        self.windows = Windows(plan.columns)
+        self.series = [SeriesIndex(self.windows, int(keep)) for keep in self._keep]
+        self.profiles = Profiles(schema)
+        self.reported = Reported(self._is_live)
+        self._fraud_kinds = [plan.entities.index(entity) for entity in plan.fraud_entities]
+        self.decisions = DecisionIndex(len(self._fraud_kinds), outcome_entries_max)
+        self.coverage_start_ns: int | None = None
+        self._covered_from = np.full_like(plan.reach, FIRST)
+        if coverage_start_ns is not None:
+            self.set_coverage_start(coverage_start_ns)
+
+    def __repr__(self) -> str:
+        return f"<EmbeddedStore {self.schema.name} {self.windows!r} [{len(self.reported)} reported frauds]>"
+
+    @classmethod
+    def restore(cls, directory: str | Path, schema: FeatureSchema, **options: Any) -> "EmbeddedStore":
+        """The store that was snapshot into ``directory``; ``options`` as for the constructor. Raises SnapshotError."""
+        store = cls(schema, **options)
+        snapshot.read(store, Path(directory))
+        return store
+
+    def snapshot(self, directory: str | Path) -> Path:
+        """Write everything the store knows into ``directory``, atomically; returns the file."""
+        return snapshot.write(self, Path(directory))
+
+    def bulk_load(self, batches: Iterable[Any], progress: Callable[[int], None] | None = None) -> int:
+        """Apply history, in any order; see ``bulk.load``. Returns the rows loaded. Raises FeaturesRefused."""
+        return bulk.load(self, batches, progress)
+
+    def set_coverage_start(self, ns: int) -> None:
+        """Say that every event from ``ns`` on is, or will be, applied. A row whose windows reach before it is STALE."""
+        self.coverage_start_ns = ns
+        first_whole_tick = -(-ns // self.schema.tick_ns)
+        # The oldest tick of a window is one after its start, so a row at this tick sees covered ticks only.
+        self._covered_from = first_whole_tick + self.plan.reach - 1
+
+    # -- the scoring path ----------------------------------------------------------------------------------------------
+
+    def apply_and_gather(self, columns: Columns, rows: Sequence[int]) -> Gathered:
+        """Row by row, apply the row's event, then read its features over everything applied so far. See FeatureStore."""
+        plan, n = self.plan, len(rows)
+        whole = n == columns.rows
+        event_time_ns = columns.event_time_ns if whole else columns.event_time_ns[rows]
+        amount_minor = columns.amount_minor if whole else columns.amount_minor[rows]
+        if n and self.coverage_start_ns is None:
+            self.set_coverage_start(int(event_time_ns[0]))
+        currency = _chosen(columns.currency, rows, whole)
+        paid = None if currency.count(self.schema.currency) == n else self._paid(currency)
+        ids = {entity: _chosen(columns.ids[entity], rows, whole) for entity in self.schema.entities}
+        ticks = event_time_ns // self.schema.tick_ns
+
+        values = np.empty((len(self.schema.features), n))
+        fallback = np.full(n, Fallback.NONE, np.uint8)
+        plan.fill_request(values, event_time_ns, amount_minor, paid)
+        attributes = columns.attributes
+        plan.fill_attributes(values, attributes and _chosen(attributes, rows, whole))
+        fallback[self._defaulted(values, ids, paid)] = Fallback.DEFAULTED_FEATURES
+        if n and plan.entities:
+            series = [
+                list(map(index.__getitem__, ids[entity]))
+                for entity, index in zip(plan.entities, self.series, strict=True)
+            ]
+            self._apply_and_read(values, fallback, series, ticks, plan.increments(amount_minor, paid))
+            if self._fraud_kinds:
+                fraud_series = np.array([series[kind] for kind in self._fraud_kinds])
+                self.decisions.add(_chosen(columns.transaction_id, rows, whole), ticks, fraud_series)
+        return Gathered(np.ascontiguousarray(values.T), fallback)
+
+    def _paid(self, currency: Sequence[str]) -> Bool:
+        return np.array([code == self.schema.currency for code in currency], np.bool_)
+
+    def _defaulted(self, values: Float64, ids: Mapping[str, Sequence[str | None]], paid: Bool | None) -> Any:
+        """Write the profiles; which rows miss an id, a profile or (for money) the schema's currency: a bool array or []."""
+        defaulted = self.profiles.fill(values, ids)
+        for known in ids.values():
+            if not all(known):
+                absent = np.array([not id for id in known])
+                defaulted = absent if defaulted is None else defaulted | absent
+        if paid is not None and self.plan.reads_money:
+            defaulted = ~paid if defaulted is None else defaulted | ~paid
+        return [] if defaulted is None else defaulted
+
+    def _apply_and_read(
+        self, values: Float64, fallback: UInt8, series: list[list[int]], ticks: Int64, increments: Int64
+    ) -> None:
+        """values: [features, rows], series: by kind, then row. Cuts the batch into segments where it has to be cut."""
+        numbers = np.array(series)
+        rows = len(ticks)
+        if all(len(distinct := set(kind)) == rows and ABSENT not in distinct for kind in series):
+            self._segment(values, fallback, numbers, ticks, increments, [])
+            return
+        for start, stop in self._segments(series, ticks.tolist()):
+            alone = _alone([kind[start:stop] for kind in series])
+            part = slice(start, stop)
+            self._segment(values[:, part], fallback[part], numbers[:, part], ticks[part], increments[part], alone)
+
+    def _segments(self, series: list[list[int]], ticks: list[int]) -> list[tuple[int, int]]:
+        """Where to cut a batch, so that no row of a segment changes what an earlier one of it reads."""
+        cuts = [0]
+        seen: dict[int, tuple[int, int]] = {}  # series -> its first and latest tick in this segment
+        for row, tick in enumerate(ticks):
+            mine = [kind[row] for kind in series if kind[row] != ABSENT]
+            spans = [seen.get(number, (tick, tick)) for number in mine]
+            if not all(latest <= tick <= first + self._lateness for first, latest in spans):
+                cuts.append(row)
+                seen.clear()
+                spans = [(tick, tick)] * len(mine)
+            seen.update((number, (first, tick)) for number, (first, _) in zip(mine, spans, strict=True))
+        return list(pairwise([*cuts, len(ticks)]))
+
+    def _segment(
+        self, values: Float64, fallback: UInt8, numbers: Int64, ticks: Int64, increments: Int64, alone: list[int]
+    ) -> None:
+        """Apply a segment's events, then read its rows. numbers: [kinds, rows]; ``alone`` as for ``Windows.apply``."""
+        plan = self.plan
+        kinds, rows = numbers.shape
+        searched = len(plan.searched_kind)
+        own, latest = self.windows.apply(
+            numbers.reshape(-1), np.concatenate([ticks] * kinds), np.concatenate([increments] * kinds), alone
+        )
+        totals = np.empty((searched + kinds, rows, plan.columns), np.int64)
+        totals[searched:] = own.reshape(kinds, rows, plan.columns)
+        latest = latest.reshape(kinds, rows)
+        stale = ticks < np.maximum(latest - self._lateness, self._covered_from[:, None])
+        edges = ticks - plan.searched_ticks[:, None]
+        if stale.any():
+            fallback[(stale & (numbers != ABSENT)).any(axis=0)] = Fallback.STALE_FEATURES
+            np.maximum(edges, (latest - self._keep[:, None])[plan.searched_kind], out=edges)
+        self.windows.totals_at(
+            numbers.take(plan.searched_kind, 0).reshape(-1),
+            edges.reshape(-1),
+            totals[:searched].reshape(-1, plan.columns),
+        )
+        plan.fill_windows(values, totals)
+
+    # -- the control plane ---------------------------------------------------------------------------------------------
+
+    def apply_outcome(self, outcome: Outcome) -> bool:
+        """Mark a transaction as fraud, or take that back; True when a window changed. Raises UnknownTransaction."""
+        if outcome.transaction_id in self.reported:
+            return not outcome.is_fraud and self._take_back(outcome.transaction_id)
+        place = self._place(outcome)
+        return outcome.is_fraud and self.mark_fraud(outcome.transaction_id, place)
+
+    def mark_fraud(self, transaction_id: str, place: Place) -> bool:
+        """Count a transaction as fraud in every bucket of its own that is kept, and remember that."""
+        marked = tuple(series for series in place.series if self._adjust_fraud(series, place.tick, 1))
+        if marked:
+            self.reported.add(transaction_id, Place(place.tick, marked))
+        return bool(marked)
+
+    def _take_back(self, transaction_id: str) -> bool:
+        place = self.reported.pop(transaction_id)
+        return place is not None and any([self._adjust_fraud(series, place.tick, -1) for series in place.series])
+
+    def _adjust_fraud(self, series: int, tick: int, delta: int) -> bool:
+        return self.windows.adjust(series, tick, self.plan.fraud_column, delta)
+
+    def _is_live(self, place: Place) -> bool:
+        return any(self.windows.keeps(series, place.tick) for series in place.series)
+
+    def _place(self, outcome: Outcome) -> Place:
+        known = [
+            (self.series[kind], outcome.ids.get(self.plan.entities[kind], "")) for kind in self._fraud_kinds
+        ]
+        if outcome.event_time_ns is not None and any(id for _, id in known):
+            series = tuple(index[id] for index, id in known if id and id in index)
+            return Place(outcome.event_time_ns // self.schema.tick_ns, series)
+        place = self.decisions.find(outcome.transaction_id)
+        if place is None:
+            wanted = " and ".join(self.plan.fraud_entities) or "no entity"
+            raise UnknownTransaction(
+                f"transaction {outcome.transaction_id!r} is not among the recent decisions: "
+                f"send its event_time and {wanted} with the outcome"
+            )
+        return place
+
+    def put_profile(self, entity: str, id: str, values: Mapping[str, float]) -> None:
+        """Store profile values of one entity; the last value wins. Raises FeaturesRefused and then stores nothing."""
+        self.profiles.put(entity, id, values)
+
+    def read_entity(self, entity: str, id: str, at_ns: int | None = None) -> EntityView:
+        """The features of one entity at ``at_ns``, None = at its latest event. Changes nothing. Raises FeaturesRefused."""
+        if entity not in ENTITIES:
+            raise FeaturesRefused(f"{entity!r} is not a kind of entity: {', '.join(ENTITIES)}")
+        values, defaulted = self.profiles.read(entity, id)
+        if entity not in self.plan.entities:
+            return EntityView(values, defaulted, None, 0)
+        kind = self.plan.entities.index(entity)
+        series = self.series[kind].get(id, ABSENT)
+        latest = self.windows.latest(series)
+        tick = latest if at_ns is None else at_ns // self.schema.tick_ns
+        values |= self._windows_at(kind, series, tick)
+        seen = latest != FIRST
+        return EntityView(
+            values, defaulted, latest * self.schema.tick_ns if seen else None, len(self.windows.read(series)[0])
+        )
+
+    def _windows_at(self, kind: int, series: int, tick: int) -> dict[str, float]:
+        """The window features of one series at a tick, by feature name."""
+        plan = self.plan
+        edges = tick - np.append(plan.searched_ticks, np.zeros_like(plan.reach))
+        edges = np.maximum(edges, self.windows.latest(series) - self._keep[kind])
+        kinds = np.append(plan.searched_kind, np.arange(len(plan.reach)))
+        totals = np.empty((len(edges), 1, plan.columns), np.int64)
+        self.windows.totals_at(np.where(kinds == kind, series, ABSENT), edges, totals.reshape(-1, plan.columns))
+        values = np.zeros((len(self.schema.features), 1))
+        plan.fill_windows(values, totals)
+        entity = plan.entities[kind]
+        return {
+            name: float(value)
+            for name, value, feature in zip(self.schema.names, values[:, 0], self.schema.features, strict=True)
+            if isinstance(feature, Window) and feature.entity == entity
+        }
+
+
+def _chosen(values: list[Any], rows: Sequence[int], whole: bool) -> list[Any]:
+    return values if whole else [values[row] for row in rows]
+
+
+def _alone(series: list[list[int]]) -> list[int]:
+    """Positions, kind by kind, of the rows without an id and of those whose series occurs more than once."""
+    positions = []
+    for kind, numbers in enumerate(series):
+        times = Counter(numbers)
+        times[ABSENT] = 2
+        first = kind * len(numbers)
+        positions += [first + row for row, number in enumerate(numbers) if times[number] > 1]
+    return positions

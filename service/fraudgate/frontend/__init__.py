@@ -1,0 +1,1 @@
+"""Front ends: what turns calls into batches and answers into replies. They are interchangeable."""

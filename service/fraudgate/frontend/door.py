@@ -1,0 +1,178 @@
+"""The door: admits or refuses a decoded transaction, and carries each admitted one to its reply.
+
+    admit -> batcher -> RecordBatch -> pipeline.score -> reply
+
+Every front end in Python, and every RPC of it, goes through here.
+"""
+
+import asyncio
+import logging
+from typing import NamedTuple
+
+from fraudgate.batching.batcher import Batcher, ClosedBatch
+from fraudgate.batching.shell import BatchShell
+from fraudgate.clock import Clock
+from fraudgate.editions import Editions
+from fraudgate.frontend import refusals
+from fraudgate.frontend.codec import Renderer, request_batch
+from fraudgate.frontend.refusals import Refusal
+from fraudgate.latency.recorder import Counters, Recorder
+from fraudgate.limits import BUDGET_NS
+from fraudgate.pipeline import CANCELLED_NS, Pipeline
+from fraudgate.transaction import Answers, Status
+from fraudgate.v1 import scoring_pb2
+
+_log = logging.getLogger(__name__)
+
+
+class Reply(NamedTuple):
+    """A decision as it goes on the wire."""
+
+    body: bytes
+    """An encoded ScoreResponse."""
+    replayed: bool
+    """True for the stored answer of an earlier attempt."""
+
+
+class Entry:
+    """One admitted transaction on its way to a reply."""
+
+    __slots__ = ("arrival_ns", "deadline_ns", "future", "prefix", "transaction")
+
+    def __init__(
+        self,
+        transaction: scoring_pb2.Transaction,
+        arrival_ns: int,
+        deadline_ns: int,
+        prefix: str,
+        future: "asyncio.Future[Reply | Refusal]",
+    ) -> None:
+        self.transaction = transaction
+        self.arrival_ns = arrival_ns
+        self.deadline_ns = deadline_ns
+        self.prefix = prefix
+        self.future = future
+
+
+class Door:
+    """Admission, batching and replies over one pipeline."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        batcher: Batcher[Entry],
+        editions: Editions,
+        recorder: Recorder,
+        counters: Counters,
+        clock: Clock,
+        batch_ns: int,
+        budget_ns: int = BUDGET_NS,
+    ) -> None:
+        self._pipeline = pipeline
+        self._batcher = batcher
+        self._renderer = Renderer(editions)
+        self._recorder = recorder
+        self._counters = counters
+        self._clock = clock
+        self._budget_ns = budget_ns
+        self.batch_ns = batch_ns
+        """How long one batch runs, nanoseconds: measured at warm-up, then a moving average."""
+        self.closed: Refusal | None = None
+        """Set while every new call is refused: no model is live, or the server is draining."""
+        self._loop = asyncio.get_running_loop()
+        self.shell: BatchShell[Entry] = BatchShell(batcher, self._run_batch, clock)
+
+    def admit(
+        self, transaction: scoring_pb2.Transaction, arrival_ns: int, deadline_ns: int = 0, prefix: str = "transaction"
+    ) -> "asyncio.Future[Reply | Refusal]":
+        """Queue one transaction. The future ends with a Reply or a Refusal; it never raises.
+
+        ``deadline_ns``: monotonic, 0 = none. ``prefix``: the path of this Transaction in its request. Cancelling the
+        future tells the pipeline that the caller is gone.
+        """
+        future: asyncio.Future[Reply | Refusal] = self._loop.create_future()
+        refusal = self._refuse(arrival_ns, deadline_ns)
+        if refusal is None:
+            if self.shell.submit(Entry(transaction, arrival_ns, deadline_ns, prefix, future), arrival_ns):
+                return future
+            refusal = refusals.QUEUE_FULL
+            self._counters.count_refusal("queue_full")
+        future.set_result(refusal)
+        return future
+
+    def _refuse(self, now_ns: int, deadline_ns: int) -> Refusal | None:
+        """Why a transaction cannot be admitted now, or None."""
+        if self.closed is not None:
+            self._counters.count_refusal("unavailable")
+            return self.closed
+        wait_ns = self._wait_ns(now_ns)
+        if deadline_ns and deadline_ns < now_ns + wait_ns:
+            self._counters.count_refusal("deadline")
+            return refusals.DEADLINE
+        if self._budget_ns and wait_ns > self._budget_ns:
+            self._counters.count_refusal("budget")
+            return refusals.BUDGET_SPENT
+        return None
+
+    def _wait_ns(self, now_ns: int) -> int:
+        """Time to the gate, plus the batches ahead, plus one batch."""
+        batcher = self._batcher
+        ahead = batcher.rows // batcher.batch_rows_max + self.shell.batches_in_flight
+        gate_ns = 0
+        if batcher.policy == "fixed":
+            gate_at_ns = batcher.next_deadline_ns()
+            gate_ns = batcher.gate_ns if gate_at_ns is None else max(gate_at_ns - now_ns, 0)
+        return gate_ns + (ahead + 1) * self.batch_ns
+
+    async def _run_batch(self, closed: ClosedBatch[Entry]) -> None:
+        """Score one closed batch and set every future, whatever happens."""
+        entries = closed.entries
+        started_ns = self._clock()
+        try:
+            batch = request_batch(
+                [entry.transaction for entry in entries],
+                [entry.arrival_ns for entry in entries],
+                [CANCELLED_NS if entry.future.cancelled() else entry.deadline_ns for entry in entries],
+            )
+            answers = await self._pipeline.score(batch, closed.closed_ns, closed.idle_ns)
+            self._reply(entries, answers)
+        except Exception:  # the batch must end: its callers get INTERNAL and may retry with the same ids
+            _log.exception("a batch of %d failed", len(entries))
+            self._counters.count_refusal("internal", len(entries))
+            for entry in entries:
+                if not entry.future.done():
+                    entry.future.set_result(refusals.INTERNAL)
+        self.batch_ns += (self._clock() - started_ns - self.batch_ns) // 8
+
+    def _reply(self, entries: list[Entry], answers: Answers) -> None:
+        built_ns = self._clock()
+        ids = [entry.transaction.transaction_id for entry in entries]
+        bad = answers["status"].nonzero()[0].tolist()
+        if bad:
+            good = (answers["status"] == Status.OK).nonzero()[0].tolist()
+            rows = answers[good]
+            for row in bad:
+                entry, answer = entries[row], answers[row]
+                _resolve(entry, _refusal(entry, int(answer["status"]), int(answer["error_field"])))
+            entries, ids = [entries[row] for row in good], [ids[row] for row in good]
+        else:
+            rows = answers
+        for entry, body, replayed in zip(
+            entries, self._renderer.render(rows, ids), rows["replayed"].tolist(), strict=True
+        ):
+            _resolve(entry, Reply(body, replayed))
+        if entries:
+            self._recorder.record_repeated("respond", self._clock() - built_ns, len(entries))
+
+
+def _resolve(entry: Entry, result: Reply | Refusal) -> None:
+    if not entry.future.done():
+        entry.future.set_result(result)
+
+
+def _refusal(entry: Entry, status: int, problem: int) -> Refusal:
+    if status == Status.INVALID_ARGUMENT:
+        return refusals.invalid_problem(problem, entry.prefix, entry.transaction.attributes)
+    if status == Status.ALREADY_EXISTS:
+        return refusals.conflict(entry.transaction.transaction_id)
+    return refusals.BY_STATUS[Status(status)]

@@ -1,0 +1,261 @@
+"""Compiles a condition's tree to a function over columns, once, when the rules are loaded."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from fraudgate.guardrails import kernels
+from fraudgate.guardrails.inputs import (
+    FEATURES,
+    FIELD_TYPES,
+    RuleInputs,
+    Texts,
+    attribute_reader,
+    feature_reader,
+    presence_reader,
+    read_amount_minor,
+    read_score,
+    string_reader,
+    text_reader,
+)
+from fraudgate.guardrails.kernels import Result, either
+from fraudgate.guardrails.syntax import Attribute, Call, CelError, Literal, Membership, Node, Variable, written
+
+Run = Callable[[RuleInputs], Result]
+
+_DTYPES = {"bool": np.bool_, "int": np.int64, "double": np.float64, "string": np.object_}
+_COMPARISONS = {
+    "_==_": np.equal,
+    "_!=_": np.not_equal,
+    "_<_": np.less,
+    "_<=_": np.less_equal,
+    "_>_": np.greater,
+    "_>=_": np.greater_equal,
+}
+_DOUBLE = {"_+_": np.add, "_-_": np.subtract, "_*_": np.multiply, "_/_": np.divide}
+_INT = {
+    "_+_": kernels.int_add,
+    "_-_": kernels.int_subtract,
+    "_*_": kernels.int_multiply,
+    "_/_": kernels.int_divide,
+}
+_NOTHING = RuleInputs(0, np.empty(0), np.empty(0, np.bool_), np.empty(0, np.int64), [], {}, np.empty((0, 0)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A compiled expression. ``run`` gives arrays of n rows, or of shape () where the expression is constant."""
+
+    type: str  # bool, int, double or string
+    run: Run
+    constant: Result | None = None  # what ``run`` always gives
+    texts: Texts | None = None  # of a string variable: its raw values, cheaper than an array
+
+    @property
+    def sure(self) -> bool:
+        """Whether this is a constant that never fails."""
+        return self.constant is not None and self.constant[1] is None
+
+
+def compile_tree(node: Node, features: Mapping[str, int]) -> Column:
+    """The column of a type-checked tree; ``features`` gives each feature's index. Raises CelError."""
+    if isinstance(node, Literal):
+        return _constant(node.type, (np.array(node.value, _DTYPES[node.type]), None))
+    if isinstance(node, Variable):
+        return _variable(node.name, features)
+    if isinstance(node, Attribute):
+        if node.presence:
+            return Column("bool", presence_reader(node.name))
+        return Column("double", attribute_reader(node.name))
+    if isinstance(node, Membership):
+        members = [compile_tree(member, features) for member in node.members]
+        operand = compile_tree(node.operand, features)
+        return _folded(_membership(node, operand, members), [operand, *members])
+    operands = [compile_tree(operand, features) for operand in node.operands]
+    return _folded(_call(node, operands), operands)
+
+
+def _variable(name: str, features: Mapping[str, int]) -> Column:
+    if name == "score":
+        return Column("double", read_score)
+    if name == "amount_minor":
+        return Column("int", read_amount_minor)
+    if name in FIELD_TYPES:
+        return Column("string", string_reader(name), texts=text_reader(name))
+    return Column("double", feature_reader(features[name.removeprefix(FEATURES + ".")]))
+
+
+def _call(node: Call, operands: list[Column]) -> Column:
+    kind = operands[-1].type
+    if node.operator in _COMPARISONS:
+        return Column("bool", _comparison(node.operator, *operands))
+    if node.operator == "_&&_":
+        return Column("bool", _conjunction(*operands))
+    if node.operator == "_||_":
+        return Column("bool", _disjunction(*operands))
+    if node.operator == "!_":
+        return Column("bool", _composed(kernels.logical_not, operands))
+    if node.operator == "_?_:_":
+        return Column(kind, _composed(kernels.choose, operands))
+    if kind not in ("int", "double"):
+        raise CelError(f"'{written(node.operator)}' on a {kind} is not in the rules' subset of CEL", node.offset)
+    if node.operator == "-_":
+        return Column(kind, _negation(operands[0]))
+    if kind == "double":
+        return Column(kind, _double_arithmetic(_DOUBLE[node.operator], *operands))
+    return Column(kind, _int_arithmetic(_INT[node.operator], *operands))
+
+
+def _constant(kind: str, result: Result) -> Column:
+    return Column(kind, lambda _: result, result)
+
+
+def _folded(column: Column, operands: list[Column]) -> Column:
+    """The column as a constant, where all that it reads is constant."""
+    if any(operand.constant is None for operand in operands):
+        return column
+    with np.errstate(all="ignore"):
+        values, failed = column.run(_NOTHING)
+    fails = failed is not None and bool(failed)
+    return _constant(column.type, (np.asarray(values, _DTYPES[column.type]), np.array(True) if fails else None))
+
+
+def _composed(kernel: Callable[..., Result], operands: list[Column]) -> Run:
+    """A kernel that takes and gives whole results, because it can absorb failures."""
+    runs = [operand.run for operand in operands]
+    return lambda inputs: kernel(*[run(inputs) for run in runs])
+
+
+def _conjunction(left: Column, right: Column) -> Run:
+    """``&&``; where the left side is false on every row, that is the answer and the right side is not looked at."""
+    first, second = left.run, right.run
+
+    def run(inputs: RuleInputs) -> Result:
+        result = values, failed = first(inputs)
+        if failed is None and not np.count_nonzero(values):
+            return result
+        return kernels.logical_and(result, second(inputs))
+
+    return run
+
+
+def _disjunction(left: Column, right: Column) -> Run:
+    """``||``; where the left side is true on every row, that is the answer and the right side is not looked at."""
+    first, second = left.run, right.run
+
+    def run(inputs: RuleInputs) -> Result:
+        result = values, failed = first(inputs)
+        if failed is None and np.count_nonzero(values) == values.size:
+            return result
+        return kernels.logical_or(result, second(inputs))
+
+    return run
+
+
+def _comparison(operator: str, left: Column, right: Column) -> Run:
+    compare = _COMPARISONS[operator]
+    if operator in ("_==_", "_!=_") and "string" in (left.type, right.type) and (left.sure or right.sure):
+        column, constant = (left, right) if right.sure else (right, left)
+        return _among(column, frozenset(_value(constant)), negated=operator == "_!=_")
+    first, second = left.run, right.run
+    if right.constant is not None and right.sure:
+        return partial(_compared, compare, first, right.constant[0])
+
+    def run(inputs: RuleInputs) -> Result:
+        a, a_failed = first(inputs)
+        b, b_failed = second(inputs)
+        return _strict_bool(compare(a, b), either(a_failed, b_failed))
+
+    return run
+
+
+def _compared(compare: Callable[[Any, Any], Any], read: Run, bound: Any, inputs: RuleInputs) -> Result:
+    values, failed = read(inputs)
+    return (compare(values, bound), None) if failed is None else _strict_bool(compare(values, bound), failed)
+
+
+def _strict_bool(values: Any, failed: Any) -> Result:
+    return values, failed
+
+
+def _double_arithmetic(operation: Callable[[Any, Any], Any], left: Column, right: Column) -> Run:
+    first, second = left.run, right.run
+
+    def run(inputs: RuleInputs) -> Result:
+        a, a_failed = first(inputs)
+        b, b_failed = second(inputs)
+        return operation(a, b), either(a_failed, b_failed)
+
+    return run
+
+
+def _int_arithmetic(operation: Callable[[Any, Any], Result], left: Column, right: Column) -> Run:
+    first, second = left.run, right.run
+
+    def run(inputs: RuleInputs) -> Result:
+        a, a_failed = first(inputs)
+        b, b_failed = second(inputs)
+        values, failed = operation(a, b)
+        return values, either(failed, either(a_failed, b_failed))
+
+    return run
+
+
+def _negation(operand: Column) -> Run:
+    operate = operand.run
+
+    def run(inputs: RuleInputs) -> Result:
+        values, failed = operate(inputs)
+        if operand.type == "double":
+            return -values, failed
+        values, overflown = kernels.int_negate(values)
+        return values, either(overflown, failed)
+
+    return run
+
+
+def _membership(node: Membership, operand: Column, members: list[Column]) -> Column:
+    if any(member.type != operand.type for member in members):
+        raise CelError(f"'in' needs a list of {operand.type} only", node.offset)
+    if all(member.sure for member in members):
+        return Column("bool", _among(operand, frozenset().union(*map(_value, members))))
+    runs = [operand.run, *(member.run for member in members)]
+
+    def run(inputs: RuleInputs) -> Result:
+        (values, failed), *others = [one(inputs) for one in runs]
+        found: Any = np.False_
+        for other, other_failed in others:
+            found, failed = found | (values == other), either(failed, other_failed)
+        return _strict_bool(found, failed)
+
+    return Column("bool", run)
+
+
+def _value(constant: Column) -> tuple[Any, ...]:
+    """A sure constant's value as a tuple of one, or of none for NaN, which equals nothing."""
+    assert constant.constant is not None
+    value = constant.constant[0].item()
+    return (value,) if value == value else ()
+
+
+def _among(column: Column, allowed: frozenset[Any], negated: bool = False) -> Run:
+    """Whether the column's value is one of ``allowed``."""
+    if column.texts is not None:
+        holds = (allowed | {None} if "" in allowed else allowed).__contains__  # an absent id reads as ""
+        return partial(_texts_among, column.texts, holds, negated)
+    read, holds = column.run, allowed.__contains__
+
+    def run(inputs: RuleInputs) -> Result:
+        values, failed = read(inputs)
+        found = np.fromiter(map(holds, values.reshape(-1).tolist()), np.bool_).reshape(values.shape)
+        return _strict_bool(~found if negated else found, failed)
+
+    return run
+
+
+def _texts_among(texts: Texts, holds: Callable[[Any], bool], negated: bool, inputs: RuleInputs) -> Result:
+    found = np.fromiter(map(holds, texts(inputs)), np.bool_, inputs.rows)
+    return ~found if negated else found, None

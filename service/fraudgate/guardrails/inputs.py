@@ -1,0 +1,84 @@
+"""What a rule may read, as columns: the score, the transaction's fields, its features and its attributes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fraudgate.guardrails.kernels import Result
+from fraudgate.transaction import ENTITIES, Bool, Float64, Int64
+
+FEATURES = "features"
+ATTRIBUTES = "attributes"
+FIELD_TYPES = {"score": "double", "amount_minor": "int", "currency": "string"} | dict.fromkeys(ENTITIES, "string")
+"""The variables every rule may name, besides features.NAME and attributes.NAME, and their CEL types."""
+
+
+@dataclass(slots=True)
+class RuleInputs:
+    """One batch as rules see it; every column has ``rows`` rows."""
+
+    rows: int
+    score: Float64  # NaN where absent
+    scored: Bool  # False: the row has no score, and reading it is an error
+    amount_minor: Int64
+    currency: list[str]
+    ids: dict[str, list[str | None]]  # by name of ENTITIES; None reads as ""
+    features: Float64  # [rows, F], in the schema's order
+    attributes: list[dict[str, float]] | None  # None: no row has any
+
+
+Texts = Callable[[RuleInputs], list[Any]]
+
+
+def read_score(inputs: RuleInputs) -> Result:
+    """The score; an error on rows that have none."""
+    return inputs.score, ~inputs.scored if False in inputs.scored.tolist() else None
+
+
+def read_amount_minor(inputs: RuleInputs) -> Result:
+    """The amount in minor units."""
+    return inputs.amount_minor, None
+
+
+def feature_reader(index: int) -> Callable[[RuleInputs], Result]:
+    """Column ``index`` of the features."""
+    return lambda inputs: (inputs.features[:, index], None)
+
+
+def text_reader(name: str) -> Texts:
+    """The raw strings of ``currency`` or of an id; an absent id is None."""
+    if name == "currency":
+        return lambda inputs: inputs.currency
+    return lambda inputs: inputs.ids[name]
+
+
+def string_reader(name: str) -> Callable[[RuleInputs], Result]:
+    """The strings of ``currency`` or of an id as an object array; an absent id is empty."""
+    read = text_reader(name)
+    return lambda inputs: (np.array([value or "" for value in read(inputs)], np.object_), None)
+
+
+def attribute_reader(name: str) -> Callable[[RuleInputs], Result]:
+    """An attribute's values; an error on rows that lack it."""
+
+    def run(inputs: RuleInputs) -> Result:
+        present = _present(name, inputs)
+        rows = inputs.attributes or ()
+        values = np.zeros(inputs.rows, np.float64)
+        values[present] = [row[name] for row in rows if name in row]
+        return values, None if False not in present.tolist() else ~present
+
+    return run
+
+
+def presence_reader(name: str) -> Callable[[RuleInputs], Result]:
+    """Where an attribute is present."""
+    return lambda inputs: (_present(name, inputs), None)
+
+
+def _present(name: str, inputs: RuleInputs) -> Bool:
+    if inputs.attributes is None:
+        return np.zeros(inputs.rows, np.bool_)
+    return np.fromiter((name in row for row in inputs.attributes), np.bool_, inputs.rows)

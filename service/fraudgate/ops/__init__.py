@@ -1,0 +1,1 @@
+"""The ops side: plain HTTP for people, probes and Prometheus. Never on the scoring loop."""

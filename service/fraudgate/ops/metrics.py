@@ -1,0 +1,132 @@
+"""The Prometheus text of a recorder and its counters, made at scrape time from copies.
+
+Histograms are cumulative since the start, whatever ``ResetLatency`` does. A bound counts the values of its own HDR
+bucket too, so a value may stand at a bound that it exceeds by less than 0.1 %.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from fraudgate.latency.histogram import Distribution
+from fraudgate.latency.recorder import STAGES, TOTALS, Counters, CountersCopy, Recorder
+from fraudgate.limits import MICROSECOND_NS, MILLISECOND_NS, SECOND_NS
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+BOUNDS_NS = (
+    *(n * MICROSECOND_NS for n in (5, 10, 25, 50, 100, 250, 500)),
+    *(n * MILLISECOND_NS for n in (1, 2, 5, 10, 15, 20, 25, 50, 100, 250, 500)),
+    *(n * SECOND_NS for n in (1, 5, 10)),
+)
+"""Bucket bounds of every histogram in seconds; the 50 ms budget is one of them."""
+
+BATCH_ROWS_BOUNDS = (1, 2, 4, 8, 16, 24, 31, 32)
+"""31 | 32 tells a batch that the gate closed from a full one."""
+
+Buckets = list[tuple[str, float]]
+
+
+class Metrics:
+    """Renders ``/metrics``. ``build_info`` becomes the labels of ``fraudgate_build_info``.
+
+    The client library is imported at the first scrape: it costs a server's start 27 ms.
+    """
+
+    def __init__(self, recorder: Recorder, counters: Counters, build_info: Mapping[str, str]) -> None:
+        self._recorder, self._counters, self._build_info = recorder, counters, dict(build_info)
+
+    def render(self) -> tuple[str, bytes]:
+        """(content type, text exposition)."""
+        from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+        from prometheus_client.registry import CollectorRegistry
+
+        registry = CollectorRegistry()
+        registry.register(self)
+        return CONTENT_TYPE_LATEST, generate_latest(registry)
+
+    def describe(self) -> Sequence["Metric"]:
+        """Nothing: with it, registering does not collect."""
+        return ()
+
+    def collect(self) -> Iterator["Metric"]:
+        """The metric families, from one copy of the recorder and one of the counters."""
+        from prometheus_client.core import GaugeMetricFamily
+
+        stages, counters = self._recorder.since_start(), self._counters.copy()
+        yield from _counts(counters)
+        yield from _recorder_counts(stages)
+        yield _stage_seconds(stages)
+        yield _loop_stall_seconds(stages["loop_stall"])
+        yield _batch_rows(counters.batch_rows)
+        info = GaugeMetricFamily("fraudgate_build_info", "What runs here; always 1.", labels=list(self._build_info))
+        info.add_metric(list(self._build_info.values()), 1)
+        yield info
+
+
+def _counts(counters: CountersCopy) -> Iterator["Metric"]:
+    from prometheus_client.core import CounterMetricFamily
+
+    decisions = CounterMetricFamily(
+        "fraudgate_decisions_total", "Decisions made, by decision and fallback.", labels=["decision", "fallback"]
+    )
+    for (decision, fallback), count in counters.decisions.items():
+        decisions.add_metric([decision.name.lower(), fallback.name.lower()], count)
+    yield decisions
+    refusals = CounterMetricFamily(
+        "fraudgate_refusals_total", "Transactions that ended with a status instead of a decision.", labels=["reason"]
+    )
+    for reason, count in sorted(counters.refusals.items()):
+        refusals.add_metric([reason], count)
+    yield refusals
+    for name, count in counters.totals.items():
+        yield CounterMetricFamily(name, TOTALS[name], value=count)
+
+
+def _recorder_counts(stages: Mapping[str, Distribution]) -> Iterator["Metric"]:
+    from prometheus_client.core import CounterMetricFamily
+
+    over_range = CounterMetricFamily(
+        "fraudgate_stage_over_range_total", "Durations above the histogram's range.", labels=["stage"]
+    )
+    negative = CounterMetricFamily(
+        "fraudgate_stage_negative_total", "Durations below 0, recorded as 0.", labels=["stage"]
+    )
+    for stage, values in stages.items():
+        over_range.add_metric([stage], values.over_range)
+        negative.add_metric([stage], values.negative)
+    yield over_range
+    yield negative
+
+
+def _stage_seconds(stages: Mapping[str, Distribution]) -> "Metric":
+    from prometheus_client.core import HistogramMetricFamily
+
+    family = HistogramMetricFamily("fraudgate_stage_seconds", "Time spent in each stage.", labels=["stage"])
+    for stage in STAGES:
+        if stage != "loop_stall":  # a family of its own
+            family.add_metric([stage], _buckets(stages[stage]), stages[stage].sum_ns / SECOND_NS)
+    return family
+
+
+def _loop_stall_seconds(values: Distribution) -> "Metric":
+    from prometheus_client.core import HistogramMetricFamily
+
+    text = "How late the scoring loop ran a periodic tick; below 0.001 it is the timer's resolution."
+    return HistogramMetricFamily("fraudgate_loop_stall_seconds", text, _buckets(values), values.sum_ns / SECOND_NS)
+
+
+def _buckets(values: Distribution) -> Buckets:
+    bounds: Buckets = [(repr(bound / SECOND_NS), values.at_most(bound)) for bound in BOUNDS_NS]
+    return [*bounds, ("+Inf", values.count)]
+
+
+def _batch_rows(batches: Sequence[int]) -> "Metric":
+    from prometheus_client.core import HistogramMetricFamily
+
+    cumulative = list(accumulate(batches))
+    buckets: Buckets = [(f"{bound}.0", cumulative[bound]) for bound in BATCH_ROWS_BOUNDS]
+    rows = sum(rows * count for rows, count in enumerate(batches))
+    text = "Rows of each batch that was scored."
+    return HistogramMetricFamily("fraudgate_batch_rows", text, [*buckets, ("+Inf", cumulative[-1])], rows)

@@ -1,0 +1,82 @@
+"""The idempotency table on disk: one Arrow IPC file, written whole (temporary file, fsync, rename) and read at start.
+
+A row holds what renders the stored answer to the same bytes; the editions that rows name are JSON in the file's metadata.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.ipc
+
+from fraudgate.editions import Editions
+from fraudgate.errors import SnapshotError
+from fraudgate.idempotency import DIGEST_BYTES, IdempotencyTable
+from fraudgate.transaction import ANSWER_DTYPE
+
+FILE_NAME = "idempotency.arrow"
+_SCHEMA = pa.schema(
+    [
+        pa.field("transaction_id", pa.utf8(), nullable=False),
+        pa.field("digest", pa.binary(DIGEST_BYTES), nullable=False),
+        pa.field("age_ns", pa.int64(), nullable=False),
+        pa.field("answer", pa.binary(ANSWER_DTYPE.itemsize), nullable=False),
+    ]
+)
+
+
+def save(directory: Path, table: IdempotencyTable, editions: Editions, now_ns: int, wall_ns: int) -> int:
+    """Write the table's live answers; returns how many. ``now_ns`` is monotonic, ``wall_ns`` the wall clock."""
+    ids, digests, ages_ns, answers = table.dump(now_ns)
+    metadata = {
+        "format": f"fraudgate-idempotency/1 {ANSWER_DTYPE.descr}",
+        "wall_ns": str(wall_ns),
+        "editions": json.dumps(editions.dump(set(answers["edition"].tolist()))),
+    }
+    schema = _SCHEMA.with_metadata(metadata)
+    columns = [
+        pa.array(ids, pa.utf8()),
+        _fixed(digests, DIGEST_BYTES),
+        pa.array(ages_ns, pa.int64()),
+        _fixed(answers, ANSWER_DTYPE.itemsize),
+    ]
+    directory.mkdir(parents=True, exist_ok=True)
+    path, temporary = directory / FILE_NAME, directory / f".{FILE_NAME}.part"
+    with temporary.open("wb") as file:
+        with pa.ipc.new_file(file, schema) as writer:
+            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+    return len(ids)
+
+
+def restore(directory: Path, table: IdempotencyTable, editions: Editions, now_ns: int, wall_ns: int) -> int:
+    """Read what ``save`` wrote into an empty table; returns how many answers; 0 where there is no file.
+
+    Raises SnapshotError for a damaged or foreign file.
+    """
+    path = directory / FILE_NAME
+    if not path.exists():
+        return 0
+    try:
+        with pa.memory_map(str(path)) as source:
+            form = pa.ipc.open_file(source).read_all().combine_chunks()
+            metadata = {key.decode(): value.decode() for key, value in (form.schema.metadata or {}).items()}
+            if metadata.get("format") != f"fraudgate-idempotency/1 {ANSWER_DTYPE.descr}":
+                raise SnapshotError(f"{path}: written by another version; delete it to start with an empty table")
+            editions.load(json.loads(metadata["editions"]))
+            down_ns = max(wall_ns - int(metadata["wall_ns"]), 0)
+            digests = np.array(form["digest"].to_pylist(), f"S{DIGEST_BYTES}").view(f"V{DIGEST_BYTES}")
+            answers = np.frombuffer(b"".join(form["answer"].to_pylist()), ANSWER_DTYPE)
+            ages_ns = form["age_ns"].to_numpy() + down_ns
+            table.load(form["transaction_id"].to_pylist(), digests, ages_ns, answers, now_ns)
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise SnapshotError(f"{path}: cannot be read ({error}); delete it to start with an empty table") from error
+    return len(table)
+
+
+def _fixed(values: np.ndarray, width: int) -> pa.Array:
+    return pa.Array.from_buffers(pa.binary(width), len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])

@@ -1,0 +1,153 @@
+"""The ops HTTP server over real sockets."""
+
+import json
+import socket
+from collections.abc import Iterator
+from http.client import HTTPConnection, HTTPResponse
+
+import pytest
+
+from fraudgate.errors import ConfigError
+from fraudgate.latency.recorder import STAGES, Counters, Recorder
+from fraudgate.ops import http
+from fraudgate.ops.http import OpsServer
+
+MS = 1_000_000
+
+
+class Ops:
+    """A running server and what it shows."""
+
+    def __init__(self, connection_ns_max: int = http.CONNECTION_NS_MAX) -> None:
+        self.recorder, self.counters, self.ready = Recorder(), Counters(), False
+        self.server = OpsServer(
+            self.recorder,
+            self.counters,
+            lambda: self.ready,
+            port=0,
+            clock=lambda: 77,
+            connection_ns_max=connection_ns_max,
+        )
+        self.server.start()
+
+    def ask(self, path: str, method: str = "GET") -> tuple[HTTPResponse, str]:
+        connection = HTTPConnection("127.0.0.1", self.server.port, timeout=10)
+        connection.request(method, path)
+        response = connection.getresponse()
+        body = response.read().decode()
+        connection.close()
+        return response, body
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.server.port), timeout=10)
+
+
+@pytest.fixture
+def ops() -> Iterator[Ops]:
+    ops = Ops()
+    yield ops
+    ops.server.close()
+
+
+def test_probes_tell_alive_from_ready(ops: Ops) -> None:
+    assert ops.ask("/livez")[0].status == 200
+    assert ops.ask("/readyz")[0].status == 503
+    ops.ready = True
+    assert ops.ask("/readyz")[0].status == 200
+
+
+def test_metrics_are_prometheus_text(ops: Ops) -> None:
+    ops.counters.count_refusal("draining")
+    response, body = ops.ask("/metrics?x=1")
+    assert response.status == 200
+    assert response.headers["Content-Type"].startswith("text/plain; version=")
+    assert 'fraudgate_refusals_total{reason="draining"} 1.0' in body
+    assert 'fraudgate_build_info{python="3.' in body
+
+
+def test_latency_is_the_report_as_json(ops: Ops) -> None:
+    ops.recorder.record_one("total", 60 * MS)
+    response, body = ops.ask("/latency")
+    assert response.headers["Content-Type"] == "application/json"
+    report = json.loads(body)
+    assert (report["budget_ns"], report["interval_ns"], report["over_budget"]) == (50 * MS, 77, 1)
+    assert [stage["stage"] for stage in report["stages"]] == list(STAGES)
+    assert report["stages"][4]["p99_ns"] == pytest.approx(60 * MS, rel=1e-3)
+
+
+def test_percentile_text_of_total_or_another_stage(ops: Ops) -> None:
+    ops.recorder.record_repeated("queue", 5 * MS, 3)
+    assert "Total count    =            0" in ops.ask("/latency.hgrm")[1]
+    assert "Total count    =            3" in ops.ask("/latency.hgrm?stage=queue")[1]
+    response, body = ops.ask("/latency.hgrm?stage=lunch")
+    assert response.status == 404
+    assert "guardrails" in body
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics/", "/nothing", "/../etc/passwd", "/latency.HGRM"])
+def test_other_paths_are_not_there_and_say_what_is(ops: Ops, path: str) -> None:
+    response, body = ops.ask(path)
+    assert response.status == 404
+    assert "/metrics" in body
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "HEAD", "OPTIONS", "BREW"])
+def test_other_methods_are_refused(ops: Ops, method: str) -> None:
+    response, _ = ops.ask("/metrics", method)
+    assert response.status == 405
+    assert response.headers["Allow"] == "GET"
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "code"),
+    [(b"\x00\x01\x02\r\n\r\n", b"400"), (b"GET /livez FTP/9\r\n\r\n", b"400"), (b"G" * 65_537, b"414")],
+    ids=["binary", "another protocol", "endless line"],
+)
+def test_nonsense_is_answered_with_an_error_and_disturbs_nobody(ops: Ops, request_bytes: bytes, code: bytes) -> None:
+    with ops.connect() as client:
+        client.sendall(request_bytes)
+        assert code in client.recv(4096)
+    assert ops.ask("/livez")[0].status == 200
+
+
+def test_a_route_that_fails_is_an_internal_error(ops: Ops, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops.recorder, "report", lambda now_ns: 1 / 0)
+    assert ops.ask("/latency")[0].status == 500
+    assert ops.ask("/livez")[0].status == 200
+
+
+def test_connections_are_bounded_and_free_up_again(ops: Ops) -> None:
+    held = [ops.connect() for _ in range(http.CONNECTIONS_MAX)]
+    with ops.connect() as one_more:
+        assert one_more.recv(4096).startswith(b"HTTP/1.0 503")
+    for client in held:
+        client.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
+        assert b" 200 " in client.recv(4096)
+        while client.recv(4096):
+            pass
+        client.close()
+    assert any(is_alive(ops) for _ in range(1_000))
+
+
+def is_alive(ops: Ops) -> bool:
+    try:
+        return ops.ask("/livez")[0].status == 200
+    except ConnectionError:  # refused before it was read
+        return False
+
+
+def test_a_client_that_trickles_is_cut_off() -> None:
+    ops = Ops(connection_ns_max=1)
+    with ops.connect() as client:
+        client.sendall(b"GET /livez HT")
+        assert client.recv(4096) == b""
+    ops.server.close()
+
+
+def test_a_taken_port_is_a_configuration_error(ops: Ops) -> None:
+    with pytest.raises(ConfigError, match=f"127.0.0.1:{ops.server.port}"):
+        OpsServer(ops.recorder, ops.counters, lambda: True, port=ops.server.port)
+
+
+def test_a_server_that_was_never_started_can_be_closed() -> None:
+    OpsServer(Recorder(), Counters(), lambda: True, port=0).close()
