@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from fraudgate import state
-from fraudgate.assembly import Parts, Say
+from fraudgate.assembly import Parts, Say, warm_up
 from fraudgate.batching.batcher import Batcher
 from fraudgate.clock import monotonic_ns, time_ns
 from fraudgate.control.features import FeatureServicer
@@ -22,7 +23,9 @@ from fraudgate.control.outcomes import OutcomeServicer
 from fraudgate.errors import ConfigError
 from fraudgate.frontend import aio, refusals
 from fraudgate.frontend.door import Door, Entry
+from fraudgate.latency.report import write_hlog
 from fraudgate.latency.stalls import LoopWatch
+from fraudgate.limits import BATCH_ROWS_MAX, SECOND_NS
 from fraudgate.ops.http import OpsServer
 from fraudgate.v1 import (
     features_pb2,
@@ -59,13 +62,13 @@ class Service:
             parts.recorder,
             parts.counters,
             monotonic_ns,
-            batch_ns=2 * parts.engine.run_ns,
             budget_ns=config.batching.budget_ns,
         )
         self._handlers = aio.ScoringHandlers(self.door, parts.counters, monotonic_ns)
         self._health = health.aio.HealthServicer()
         self._watch = LoopWatch(parts.recorder, parts.counters, self._idle)
         self._ready = False
+        self._started_wall_ns = time_ns()
         self._data = grpc.aio.server(options=aio.server_options(config.server.streams_max))
         self._control = grpc.aio.server(options=aio.server_options(config.server.streams_max))
         host, _, port = config.server.ops_address.rpartition(":")
@@ -85,7 +88,8 @@ class Service:
     async def start(self) -> None:
         """Listen on all ports and say SERVING. Raises ConfigError when a port cannot be had."""
         config = self.parts.config
-        await self._warn_of_slow_engine()
+        self.door.batch_ns = await warm_up(self.parts)
+        self._warn_of_slow_engine()
         self._data.add_generic_rpc_handlers((self._handlers.generic_handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._data)
         names = [_service_name(scoring_pb2), health_pb2.DESCRIPTOR.services_by_name["Health"].full_name]
@@ -132,13 +136,13 @@ class Service:
             raise ConfigError(f"[tls]: {error.filename}: {error.strerror}") from error
         return grpc.ssl_server_credentials([(key, cert)], client_ca, require_client_auth=client_ca is not None)
 
-    async def _warn_of_slow_engine(self) -> None:
-        batching, run_ns = self.parts.config.batching, self.parts.engine.run_ns
-        backlog_ns = batching.queue_rows_max // 32 * run_ns
+    def _warn_of_slow_engine(self) -> None:
+        batching = self.parts.config.batching
+        backlog_ns = batching.queue_rows_max // BATCH_ROWS_MAX * self.door.batch_ns
         if 0 < batching.budget_ns < backlog_ns:
             self._say(
-                f"warning: a full queue takes {backlog_ns / 1e6:.0f} ms at this engine's speed, more than the budget of "
-                f"{batching.budget_ns / 1e6:.0f} ms: lower batching.queue_rows_max"
+                f"warning: a full queue takes {backlog_ns / 1e6:.0f} ms at this machine's speed, more than the budget "
+                f"of {batching.budget_ns / 1e6:.0f} ms: lower batching.queue_rows_max"
             )
 
     async def _set_serving(self, serving: bool) -> None:
@@ -165,12 +169,10 @@ class Service:
         shell = self.door.shell
         self._say(
             f"second signal: leaving at once with {shell.batcher.rows} transactions queued and "
-            f"{shell.batches_in_flight} batches in flight; windows and stored decisions since the last snapshot are lost"
+            f"{shell.batches_in_flight} batches in flight; what changed since the last snapshot is lost"
         )
         sys.stdout.flush()
         sys.stderr.flush()
-        import os
-
         os._exit(1)
 
     async def drain(self) -> int:
@@ -208,6 +210,8 @@ class Service:
             self._say(f"snapshot written to {directory}: windows, outcomes and {stored:,} stored decisions")
         if parts.log is not None:
             lacking = parts.log.close()
+            hlog = Path(parts.config.log.dir) / f"latency-{self._started_wall_ns // SECOND_NS}.hlog"
+            write_hlog(hlog, parts.recorder.since_start(), self._started_wall_ns, time_ns())
             self._say(f"batch log closed: {parts.log.written:,} batches written, {lacking} lost")
 
 

@@ -26,7 +26,7 @@ class _Section(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """A section of the file."""
 
 
-class Server(_Section):
+class Server(_Section, forbid_unknown_fields=True, frozen=True):
     """Addresses. An address other than loopback needs [tls], or ``insecure``."""
 
     data_address: str = "127.0.0.1:50051"
@@ -40,7 +40,7 @@ class Server(_Section):
     drain_max_seconds: float = limits.DRAIN_NS_MAX / limits.SECOND_NS
 
 
-class Tls(_Section):
+class Tls(_Section, forbid_unknown_fields=True, frozen=True):
     """PEM files of the data plane; ``client_ca`` asks clients for a certificate."""
 
     cert: str = ""
@@ -48,7 +48,7 @@ class Tls(_Section):
     client_ca: str = ""
 
 
-class Batching(_Section):
+class Batching(_Section, forbid_unknown_fields=True, frozen=True):
     """The gate."""
 
     policy: Literal["fixed", "eager"] = "fixed"
@@ -58,7 +58,7 @@ class Batching(_Section):
     """0 = no budget: a measuring aid, never for payments."""
 
 
-class Features(_Section):
+class Features(_Section, forbid_unknown_fields=True, frozen=True):
     """The store."""
 
     schema: str = "handbook"
@@ -68,7 +68,7 @@ class Features(_Section):
     lateness_seconds_max: int = limits.LATENESS_SECONDS_MAX
 
 
-class Model(_Section):
+class Model(_Section, forbid_unknown_fields=True, frozen=True):
     """The engine."""
 
     repository: str = "models/repository"
@@ -79,14 +79,14 @@ class Model(_Section):
     allow_fallback: bool = False
 
 
-class Rules(_Section):
+class Rules(_Section, forbid_unknown_fields=True, frozen=True):
     """The rule set."""
 
     file: str = ""
     """Empty = the packaged default."""
 
 
-class Idempotency(_Section):
+class Idempotency(_Section, forbid_unknown_fields=True, frozen=True):
     """Retries."""
 
     enabled: bool = True
@@ -94,7 +94,7 @@ class Idempotency(_Section):
     lifetime_seconds: int = limits.IDEMPOTENCY_LIFETIME_NS // limits.SECOND_NS
 
 
-class EventTime(_Section):
+class EventTime(_Section, forbid_unknown_fields=True, frozen=True):
     """Which event times are accepted."""
 
     future_max_seconds: int = limits.EVENT_TIME_FUTURE_NS_MAX // limits.SECOND_NS
@@ -102,7 +102,7 @@ class EventTime(_Section):
     """An ISO 8601 instant that stands for the wall clock in a replay; empty = the wall clock."""
 
 
-class Log(_Section):
+class Log(_Section, forbid_unknown_fields=True, frozen=True):
     """The batch log."""
 
     dir: str = ""
@@ -110,14 +110,14 @@ class Log(_Section):
     rotate_bytes: int = 64 << 20
 
 
-class State(_Section):
+class State(_Section, forbid_unknown_fields=True, frozen=True):
     """Snapshots."""
 
     dir: str = ""
     """Where the drain writes windows, outcomes and the idempotency table, and the start reads them; empty = nowhere."""
 
 
-class Config(_Section):
+class Config(_Section, forbid_unknown_fields=True, frozen=True):
     """Everything that can be set."""
 
     server: Server = Server()

@@ -1,15 +1,15 @@
 """The error tree: whose fault it is, and what to do about it.
 
-    the world's   FraudgateError
-                    ConfigError        a file or setting is wrong        -> exit 2, names file, key and a hint
-                    SchemaError        a feature schema is wrong         -> refused at load
-                    RuleError          a rule file is wrong              -> refused at load, the running rules stay
-                    EngineRefused      a model may not be served         -> refused at load, the running engine stays
-                    EngineFailed       an engine call failed             -> rules decide, FALLBACK_RULES_ONLY
-                    SnapshotError      a snapshot or log is unreadable   -> refused at start, says what to delete
-                    FeaturesRefused    history or a profile is wrong     -> INVALID_ARGUMENT, exit 2; says what is wrong
-                    UnknownTransaction an outcome names no known payment -> NOT_FOUND, says what to send instead
-    our mistakes  AssertionError, and never on a path that protects money
+the world's   FraudgateError
+                ConfigError        a file or setting is wrong        -> exit 2, names file, key and a hint
+                SchemaError        a feature schema is wrong         -> refused at load
+                RuleError          a rule file is wrong              -> refused at load, the running rules stay
+                EngineRefused      a model may not be served         -> refused at load, the running engine stays
+                EngineFailed       an engine call failed             -> rules decide, FALLBACK_RULES_ONLY
+                SnapshotError      a snapshot or log is unreadable   -> refused at start, says what to delete
+                FeaturesRefused    history or a profile is wrong     -> INVALID_ARGUMENT, exit 2; says what is wrong
+                UnknownTransaction an outcome names no known payment -> NOT_FOUND, says what to send instead
+our mistakes  AssertionError, and never on a path that protects money
 """
 
 

@@ -4,8 +4,8 @@
     id known, same payload      -> a replay  the stored answer, or that of the unanswered attempt it doubles
     id known, other payload     -> a conflict ALREADY_EXISTS
 
-Entries live in a ring of fixed-width rows, in claim order: the oldest goes first, by age or, when the ring is full, early
-and counted. Memory is touched as the ring fills.
+Entries live in a ring of fixed-width rows, in claim order: the oldest goes first, by age or, when the ring is full,
+early and counted. Memory is touched as the ring fills.
 """
 
 from collections.abc import Sequence
@@ -53,9 +53,7 @@ class Claims(NamedTuple):
 class IdempotencyTable:
     """At most ``entries_max`` decided or pending transactions, each for ``lifetime_ns`` from its claim."""
 
-    def __init__(
-        self, entries_max: int = IDEMPOTENCY_ENTRIES_MAX, lifetime_ns: int = IDEMPOTENCY_LIFETIME_NS
-    ) -> None:
+    def __init__(self, entries_max: int = IDEMPOTENCY_ENTRIES_MAX, lifetime_ns: int = IDEMPOTENCY_LIFETIME_NS) -> None:
         if entries_max < _ENTRIES_MIN:
             raise ValueError(f"idempotency.entries_max must be at least {_ENTRIES_MIN}: queue and batches in flight")
         self.entries_max, self.lifetime_ns = entries_max, lifetime_ns

@@ -2,8 +2,8 @@
 
     drop the dead -> validate -> claim ids -> apply and gather -> pack -> infer -> guard -> answer -> record, log
 
-Everything up to *apply* may refuse a row, and leaves no trace of it. After *apply* there is no way back: the decision is
-made and kept, whatever fails. Batches are taken up and answered in order; at most ``limits.SLABS`` are in flight.
+Everything up to *apply* may refuse a row, and leaves no trace of it. After *apply* there is no way back: the decision
+is made and kept, whatever fails. Batches are taken up and answered in order; at most ``limits.SLABS`` are in flight.
 """
 
 import asyncio
@@ -59,9 +59,7 @@ class Inference(Protocol):
 class Log(Protocol):
     """Where batches are kept for replay."""
 
-    def append(
-        self, batch: pa.RecordBatch, features: Float64, answers: Answers, closed_ns: int, idle_ns: int
-    ) -> bool:
+    def append(self, batch: pa.RecordBatch, features: Float64, answers: Answers, closed_ns: int, idle_ns: int) -> bool:
         """Take one answered batch; False when it had to be dropped (counted by the log)."""
         ...
 
@@ -326,9 +324,7 @@ class Pipeline:
         self._counters.count_batch(rows)
 
 
-def _rule_inputs(
-    columns: Columns, fresh: list[int], gathered: Gathered, score: Float32, scored: Bool
-) -> RuleInputs:
+def _rule_inputs(columns: Columns, fresh: list[int], gathered: Gathered, score: Float32, scored: Bool) -> RuleInputs:
     """The fresh rows as the rules see them; an unusable score is NaN."""
 
     def pick(column: list[Any]) -> list[Any]:

@@ -1,6 +1,6 @@
 """The idempotency table on disk: one Arrow IPC file, written whole (temporary file, fsync, rename) and read at start.
 
-A row holds what renders the stored answer to the same bytes; the editions that rows name are JSON in the file's metadata.
+A row holds what renders the stored answer to the same bytes; the editions that rows name are JSON in the metadata.
 """
 
 import json

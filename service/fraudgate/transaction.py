@@ -109,7 +109,7 @@ ANSWER_DTYPE = np.dtype(
 
 ANSWER_SCHEMA = pa.schema(
     [
-        pa.field(name, pa.binary(8) if name == "rules" else pa.from_numpy_dtype(ANSWER_DTYPE[name]), nullable=name == "score")
+        pa.field(name, pa.from_numpy_dtype(ANSWER_DTYPE[name]) if name != "rules" else pa.binary(8), name == "score")
         for name in ANSWER_DTYPE.names or ()
         if name != "scored"
     ]

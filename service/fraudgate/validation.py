@@ -6,7 +6,7 @@ row by row. The ranges stand in the comments of ``scoring.proto``.
 
 import math
 import unicodedata
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import chain
 
 import numpy as np
@@ -17,7 +17,7 @@ from fraudgate.transaction import ENTITIES, EVENT_TIME_MISSING_NS, EVENT_TIME_OU
 
 UInt16 = npt.NDArray[np.uint16]
 
-_TEXT_PROBLEMS = (
+_TEXT_PROBLEMS: tuple[tuple[str, Callable[[str], bool]], ...] = (
     ("is longer than 64 bytes", lambda text: len(text.encode()) > ID_BYTES_MAX),
     ("has a control character", lambda text: any(unicodedata.category(char) == "Cc" for char in text)),
 )

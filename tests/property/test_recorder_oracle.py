@@ -67,7 +67,7 @@ def test_the_layout_is_hdr_histograms() -> None:
 
 
 @given(VALUES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_recording_an_array_equals_recording_one_by_one(values: list[int]) -> None:
     recorder = Recorder()
     recorder.record("queue", np.array(values, np.int64))
@@ -75,7 +75,7 @@ def test_recording_an_array_equals_recording_one_by_one(values: list[int]) -> No
 
 
 @given(st.lists(st.tuples(TIMES | st.integers(-5, 5), st.integers(1, 4)), max_size=20))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_recording_repeats_equals_recording_one_by_one(values: list[tuple[int, int]]) -> None:
     recorder = Recorder()
     for value, count in values:
@@ -95,7 +95,7 @@ def test_one_value_has_the_same_bucket_alone_and_in_an_array(value: int) -> None
 
 
 @given(VALUES, VALUES, VALUES)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_every_value_falls_into_exactly_one_interval(first: list[int], second: list[int], third: list[int]) -> None:
     recorder = Recorder()
     recorder.record("total", np.array(first, np.int64))
@@ -109,7 +109,7 @@ def test_every_value_falls_into_exactly_one_interval(first: list[int], second: l
 
 
 @given(VALUES, VALUES)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_adding_distributions_equals_recording_both(first: list[int], second: list[int]) -> None:
     a, b = Recorder(), Recorder()
     a.record("total", np.array(first, np.int64))
@@ -118,7 +118,7 @@ def test_adding_distributions_equals_recording_both(first: list[int], second: li
 
 
 @given(st.lists(TIMES, min_size=1, max_size=64), st.integers(1, RANGE_TOP_NS))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_at_most_is_exact_but_for_values_in_the_bounds_own_bucket(values: list[int], bound: int) -> None:
     recorder = Recorder()
     recorder.record("total", np.array(values, np.int64))

@@ -6,14 +6,14 @@ from tempfile import TemporaryDirectory
 from typing import Literal
 
 import numpy as np
-import pyarrow as pa
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fraudgate.audit.batch_log import BatchLog
 from fraudgate.audit.replay import CompositionReplay, replay_composition
 from fraudgate.batching.batcher import Batcher, ClosedBatch, Policy
-from fraudgate.transaction import ANSWER_DTYPE, ENTITIES, REQUEST_SCHEMA
+from fraudgate.transaction import ANSWER_DTYPE
+from tests.unit.batch_logs import request_batch
 
 GATE_NS = 10
 ROWS_MAX = 4
@@ -65,20 +65,6 @@ class Live:
             self.closed.append(batch)
 
 
-def request_batch(arrivals: list[Arrival]) -> pa.RecordBatch:
-    rows = len(arrivals)
-    columns: dict[str, list[object]] = {
-        "transaction_id": [name for name, _ in arrivals],
-        "currency": ["EUR"] * rows,
-        "event_time": [0] * rows,
-        "amount_minor": [1] * rows,
-        "attributes": [[]] * rows,
-        "arrival_ns": [stamp_ns for _, stamp_ns in arrivals],
-        "deadline_ns": [0] * rows,
-    }
-    return pa.RecordBatch.from_pydict(columns | {name: [None] * rows for name in ENTITIES}, schema=REQUEST_SCHEMA)
-
-
 def replay(batches: list[ClosedBatch[Arrival]], policy: Policy) -> CompositionReplay:
     """Log the batches, read the log back, replay it."""
     metadata = {
@@ -95,7 +81,8 @@ def replay(batches: list[ClosedBatch[Arrival]], policy: Policy) -> CompositionRe
         for batch in batches:
             rows = len(batch.entries)
             features, answers = np.full((rows, 1), np.nan), np.zeros(rows, ANSWER_DTYPE)
-            assert log.append(request_batch(batch.entries), features, answers, batch.closed_ns, batch.idle_ns)
+            request = request_batch(*zip(*batch.entries, strict=True))
+            assert log.append(request, features, answers, batch.closed_ns, batch.idle_ns)
         assert log.close() == 0
         return replay_composition(directory)
 

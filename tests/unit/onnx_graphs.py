@@ -76,7 +76,7 @@ class GraphBuilder:
             self.initializers,
         )
         domains = ["com.microsoft", *{function.domain for function in functions}]
-        opsets = [helper.make_opsetid("", 17), *(helper.make_opsetid(domain, 1) for domain in domains)]
+        opsets = [helper.make_opsetid("", 19), *(helper.make_opsetid(domain, 1) for domain in domains)]
         return helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=9)
 
 

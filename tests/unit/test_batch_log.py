@@ -1,15 +1,13 @@
-"""The batch log: what is appended is read back; what is dropped, cut or damaged is counted and said."""
+"""The batch log's writer: what is appended is read back; what is dropped is counted and leaves a gap."""
 
 import logging
-import os
 import resource
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from textwrap import dedent
 
@@ -18,79 +16,23 @@ import pyarrow as pa
 import pytest
 
 from fraudgate.audit.batch_log import BatchLog
-from fraudgate.audit.log_file import LoggedBatch, log_schema, open_log, read_log
-from fraudgate.audit.rotation import RotatedFiles, numbered_files
-from fraudgate.errors import ConfigError, SnapshotError
-from fraudgate.transaction import ANSWER_DTYPE, ENTITIES, REQUEST_SCHEMA, Answers, Float64, Status, answer_batch
+from fraudgate.audit.log_file import open_log, read_log
+from fraudgate.audit.rotation import RotatedFiles
+from fraudgate.errors import ConfigError
+from fraudgate.transaction import ENTITIES, answer_batch
+from tests.unit.batch_logs import (
+    FEATURES,
+    METADATA,
+    NEVER,
+    Appended,
+    assert_same,
+    random_batch,
+    until,
+    write_log,
+    write_one_by_one,
+)
 
-FEATURES = ("amount", "count_1d", "mean_7d")
-METADATA = {
-    "gate_policy": "fixed",
-    "gate_ns": "5000000",
-    "batch_rows_max": "32",
-    "feature_names": ",".join(FEATURES),
-    "schema_fingerprint": "f" * 64,
-    "ruleset_version": "0123456789ab",
-    "model": "simulated/1",
-}
-NEVER = 3_600.0  # a flush period that leaves all writing to close()
-
-Appended = tuple[pa.RecordBatch, Float64, Answers, int, int]
-
-
-def random_batch(rows: int, number: int) -> Appended:
-    """What one append() takes; different in every column, seeded by ``number``."""
-    random = np.random.default_rng(number)
-    columns: dict[str, list[object]] = {
-        "transaction_id": [f"tx-{number}-{row}-é" for row in range(rows)],
-        "currency": ["EUR"] * rows,
-        "event_time": random.integers(0, 2**62, rows).tolist(),
-        "amount_minor": random.integers(0, 10**12, rows).tolist(),
-        "attributes": [[("risk", float(row))] * (row % 3) for row in range(rows)],
-        "arrival_ns": (np.arange(rows) + 1_000 * number).tolist(),
-        "deadline_ns": [0] * rows,
-    }
-    columns |= {name: [f"{name}-{row}" if row % 2 else None for row in range(rows)] for name in ENTITIES}
-    features = random.normal(size=(rows, len(FEATURES)))
-    features[::4] = np.nan
-    answers = np.frombuffer(random.bytes(rows * ANSWER_DTYPE.itemsize), ANSWER_DTYPE).copy()
-    answers["scored"] = np.arange(rows) % 5 > 0
-    answers["replayed"] = False
-    answers["score"] = random.random(rows)
-    answers["status"] = random.choice([Status.OK, Status.CANCELLED, Status.DEADLINE_EXCEEDED], rows)
-    batch = pa.RecordBatch.from_pydict(columns, schema=REQUEST_SCHEMA)
-    return batch, features, answers, 1_000 * number + 500, number % 2 * (1_000 * number + 400)
-
-
-def assert_same(logged: LoggedBatch, appended: Appended) -> None:
-    request, features, answers, closed_ns, idle_ns = appended
-    assert logged.request.equals(request)
-    assert logged.features.tobytes() == features.tobytes()
-    assert logged.answers.equals(answer_batch(answers))
-    assert (logged.closed_ns, logged.idle_ns) == (closed_ns, idle_ns)
-
-
-def write_log(directory: Path, appended: list[Appended], **options: object) -> None:
-    log = BatchLog(directory, METADATA, flush_seconds=NEVER, **options)  # type: ignore[arg-type]
-    assert all(log.append(*one) for one in appended)
-    assert log.close() == 0
-
-
-def write_one_by_one(directory: Path, appended: list[Appended], **options: object) -> None:
-    """One write for each batch: what waits is written before the next is appended."""
-    log = BatchLog(directory, METADATA, flush_seconds=0.001, **options)  # type: ignore[arg-type]
-    for count, one in enumerate(appended, start=1):
-        assert log.append(*one)
-        until(lambda count=count: log.written == count)  # type: ignore[misc]
-    assert log.close() == 0
-
-
-def until(holds: Callable[[], bool]) -> None:
-    """Wait for the log's thread."""
-    give_up = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < give_up
-        time.sleep(0.0005)
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @contextmanager
@@ -102,6 +44,32 @@ def file_size_at_most(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextmanager
+def hanging_disk() -> Iterator[None]:
+    """Inside, writes of the log's thread wait; on leaving they go through."""
+    goes_on = threading.Event()
+    write = RotatedFiles.write
+
+    def late(files: RotatedFiles, message: memoryview, header: Callable[[], memoryview]) -> None:
+        goes_on.wait()
+        write(files, message, header)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RotatedFiles, "write", late)
+        try:
+            yield
+        finally:
+            goes_on.set()
+
+
+def append_while_the_disk_hangs(log: BatchLog, count: int) -> list[bool]:
+    """One batch is on its way to the disk, ``count`` more are appended."""
+    with hanging_disk():
+        log.append(*random_batch(1, 0))
+        until(lambda: not log.waiting)
+        return [log.append(*random_batch(1, number)) for number in range(1, count + 1)]
 
 
 # What is appended is read back
@@ -208,21 +176,29 @@ def test_two_logs_in_one_directory_keep_their_rows_apart(tmp_path: Path) -> None
 
 
 def test_a_full_queue_drops_and_counts(tmp_path: Path) -> None:
-    log = BatchLog(tmp_path, METADATA, queue_batches_max=2, flush_seconds=NEVER)
-    assert [log.append(*random_batch(1, number)) for number in range(5)] == [True, True, False, False, False]
-    assert (log.written, log.dropped) == (0, 3)
+    log = BatchLog(tmp_path, METADATA, queue_batches_max=2, flush_seconds=0.001)
+    assert append_while_the_disk_hangs(log, 5) == [True, True, False, False, False]
+    assert log.dropped == 3
     assert log.close() == 3
-    assert (log.written, log.dropped) == (2, 3)
-    assert [batch.sequence for batch in read_log(tmp_path)] == [0, 1]
+    assert (log.written, log.dropped) == (3, 3)
+    assert [batch.sequence for batch in read_log(tmp_path)] == [0, 1, 2]
+
+
+def test_a_filling_queue_wakes_the_thread(tmp_path: Path) -> None:
+    log = BatchLog(tmp_path, METADATA, queue_batches_max=4, flush_seconds=NEVER)
+    for number in range(3):
+        assert log.append(*random_batch(1, number))
+    until(lambda: log.written >= 2)
+    log.append(*random_batch(1, 3))
+    assert log.close() == 0
 
 
 def test_drops_leave_a_gap_even_at_the_end(tmp_path: Path) -> None:
-    log = BatchLog(tmp_path, METADATA, queue_batches_max=2, flush_seconds=NEVER)
-    for number in range(5):
-        log.append(*random_batch(1, number))
+    log = BatchLog(tmp_path, METADATA, queue_batches_max=2, flush_seconds=0.001)
+    append_while_the_disk_hangs(log, 4)
     log.close()
     assert [(file.first_sequence, len(list(file)), file.ended) for file in open_log(tmp_path)] == [
-        (0, 2, True),
+        (0, 3, True),
         (5, 0, True),
     ]
 
@@ -278,17 +254,14 @@ def test_a_batch_of_another_schema_is_lost_alone(tmp_path: Path) -> None:
     assert [one.sequence for one in read_log(tmp_path)] == [1]
 
 
-def test_close_gives_up_on_a_disk_that_hangs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    hangs = threading.Event()
-    monkeypatch.setattr(RotatedFiles, "write", lambda *_: hangs.wait())
+def test_close_gives_up_on_a_disk_that_hangs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     log = BatchLog(tmp_path, METADATA)
-    log.append(*random_batch(1, 1))
-    log.append(*random_batch(1, 2))
-    assert log.close(seconds_max=0.05) == 2
+    with hanging_disk():
+        log.append(*random_batch(1, 1))
+        log.append(*random_batch(1, 2))
+        assert log.close(seconds_max=0.05) == 2
     assert "2 batches not written" in caplog.text
-    hangs.set()
+    until(lambda: log.written == 2)
 
 
 def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
@@ -311,49 +284,22 @@ def test_our_own_mistakes_are_asserted(tmp_path: Path) -> None:
     assert log.close() == 0
 
 
-# Cut and damaged files
-
-
-def test_a_file_cut_anywhere_gives_the_whole_batches_before_the_cut(tmp_path: Path) -> None:
-    appended = [random_batch(5, number) for number in range(3)]
-    write_one_by_one(tmp_path, appended)
-    path = tmp_path / "batches-000001.arrows"
-    whole = path.read_bytes()
-    ends = message_ends(whole)
-    for size in sorted({*range(0, len(whole), 53), *(end + more for end in ends for more in (-1, 0, 1, 3, 4, 7))}):
-        path.write_bytes(whole[:size])
-        files = open_log(tmp_path)
-        assert len(files) == (size >= ends[0])
-        for file in files:
-            complete = sum(end <= size for end in ends[1:4])
-            assert [batch.sequence for batch in file] == list(range(complete))
-            assert file.cut_bytes == (size - ends[complete] if size < len(whole) else 0)
-            assert file.ended == (size == len(whole))
-
-
-def message_ends(stream: bytes) -> list[int]:
-    """Where the header, each RecordBatch and the stream end."""
-    with pa.BufferReader(stream) as source:
-        reader = pa.ipc.open_stream(source)
-        ends = [source.tell()]
-        for _ in reader:
-            ends.append(source.tell())
-    return ends
+# Killed, or left without close
 
 
 def test_kill_9_loses_only_what_was_not_flushed(tmp_path: Path) -> None:
     program = dedent("""
         import os, signal, sys
-        sys.path.insert(0, sys.argv[1])
-        from test_batch_log import METADATA, BatchLog, random_batch, until
-        log = BatchLog(sys.argv[2], METADATA, flush_seconds=0.001)
+        from fraudgate.audit.batch_log import BatchLog
+        from tests.unit.batch_logs import METADATA, random_batch, until
+        log = BatchLog(sys.argv[1], METADATA, flush_seconds=0.001)
         for number in range(8):
             log.append(*random_batch(9, number))
         until(lambda: log.written == 8)
         os.kill(os.getpid(), signal.SIGKILL)
     """)
-    command = [sys.executable, "-c", program, os.path.dirname(__file__), str(tmp_path)]
-    assert subprocess.run(command, timeout=60, check=False).returncode == -signal.SIGKILL
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    assert subprocess.run(command, cwd=ROOT, timeout=60, check=False).returncode == -signal.SIGKILL
     (file,) = open_log(tmp_path)
     for number, batch in enumerate(file):
         assert_same(batch, random_batch(9, number))
@@ -364,91 +310,11 @@ def test_kill_9_loses_only_what_was_not_flushed(tmp_path: Path) -> None:
 def test_a_process_that_exits_without_close_still_writes_everything(tmp_path: Path) -> None:
     program = dedent("""
         import sys
-        sys.path.insert(0, sys.argv[1])
-        from test_batch_log import METADATA, BatchLog, random_batch
-        log = BatchLog(sys.argv[2], METADATA)
+        from fraudgate.audit.batch_log import BatchLog
+        from tests.unit.batch_logs import METADATA, random_batch
+        log = BatchLog(sys.argv[1], METADATA)
         for number in range(8):
             log.append(*random_batch(9, number))
     """)
-    subprocess.run([sys.executable, "-c", program, os.path.dirname(__file__), str(tmp_path)], timeout=60, check=True)
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, timeout=60, check=True)
     assert [batch.sequence for batch in read_log(tmp_path)] == list(range(8))
-
-
-def foreign_stream(schema: pa.Schema) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, schema):
-        pass
-    return sink.getvalue().to_pybytes()
-
-
-MARKED = {f"fraudgate.{key}": value for key, value in {**METADATA, "batch_log": "1", "run": "r"}.items()}
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        (b"transaction_id,amount\n1,2\n", "not a batch log"),
-        (b"\x00" * 64, "not a batch log"),
-        (b"\xff" * 4 + b"\x08\x00\x00\x00" + b"\xff" * 64, "not a batch log"),
-        (foreign_stream(REQUEST_SCHEMA), "not a batch log of format 1"),
-        (foreign_stream(log_schema(3).with_metadata({**MARKED, "fraudgate.batch_log": "2"})), "of format 1"),
-        (foreign_stream(log_schema(3).with_metadata(MARKED)), "its header lacks first_sequence"),
-        (
-            foreign_stream(log_schema(3).with_metadata({**MARKED, "fraudgate.first_sequence": "x"})),
-            "not a whole number",
-        ),
-        (foreign_stream(log_schema(2).with_metadata({**MARKED, "fraudgate.first_sequence": "0"})), "other columns"),
-    ],
-)
-def test_a_foreign_file_is_refused_by_name(tmp_path: Path, content: bytes, says: str) -> None:
-    path = tmp_path / "batches-000001.arrows"
-    path.write_bytes(content)
-    with pytest.raises(SnapshotError, match=says) as raised:
-        list(read_log(tmp_path))
-    assert str(path) in str(raised.value)
-
-
-def test_damage_before_the_end_is_refused_with_its_place(tmp_path: Path) -> None:
-    write_one_by_one(tmp_path, [random_batch(5, number) for number in range(3)])
-    path = tmp_path / "batches-000001.arrows"
-    whole = path.read_bytes()
-    first = message_ends(whole)[0]
-    path.write_bytes(whole[: first + 8] + b"\xee" * 16 + whole[first + 24 :])
-    with pytest.raises(SnapshotError, match=f"damaged at byte {first}"):
-        list(read_log(path))
-
-
-def test_bytes_after_the_end_are_refused(tmp_path: Path) -> None:
-    write_log(tmp_path, [random_batch(5, 1)])
-    path = tmp_path / "batches-000001.arrows"
-    path.write_bytes(path.read_bytes() + b"more")
-    with pytest.raises(SnapshotError, match="4 foreign bytes after its end"):
-        list(read_log(path))
-
-
-def test_damage_never_crashes_the_reader(tmp_path: Path) -> None:
-    write_one_by_one(tmp_path, [random_batch(5, number) for number in range(2)])
-    path = tmp_path / "batches-000001.arrows"
-    whole = bytearray(path.read_bytes())
-    random = np.random.default_rng(1)
-    for place in random.integers(0, len(whole), 400).tolist():
-        damaged = bytearray(whole)
-        damaged[place] ^= 1 << int(random.integers(8))
-        path.write_bytes(damaged)
-        with suppress(SnapshotError):
-            assert len(list(read_log(path))) <= 10
-
-
-@pytest.mark.parametrize(("name", "says"), [("absent", "no such batch log"), ("empty", "holds no batch log")])
-def test_where_there_is_no_log(tmp_path: Path, name: str, says: str) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(SnapshotError, match=says):
-        list(read_log(tmp_path / name))
-
-
-def test_other_files_of_the_directory_are_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "README.txt").write_text("not a log")
-    (tmp_path / "batches-1.arrows").write_text("not our name")
-    write_log(tmp_path, [random_batch(1, 1)])
-    assert [path.name for path in numbered_files(tmp_path)] == ["batches-000001.arrows"]
-    assert len(list(read_log(tmp_path))) == 1

@@ -134,6 +134,6 @@ def test_what_falls_short_is_said_in_words() -> None:
     assert judged(quality=None) == []
     weak = Quality(auc_roc=0.8659, average_precision=0.655, card_precision_100=0.2, rows=10, frauds=2)
     assert judged(quality=weak) == [
-        "auc roc is 0.8659, under its floor of 0.8660",
-        "card precision 100 is 0.2000, under its floor of 0.2880",
+        "AUC ROC is 0.8659, under its floor of 0.8660",
+        "card precision@100 is 0.2000, under its floor of 0.2880",
     ]

@@ -72,6 +72,7 @@ def example(rows: int = 2_000) -> Result:
         floors=FLOORS,
         published=[Published("3.4", "Random forest", 0.867, 0.658, 0.287)],
         latency_ms=percentiles_ms(client_ns),
+        lateness_ms=percentiles_ms(client_ns - server_ns),
         stages_ms=stages,
         server_ms={"loop_stall": stages["queue"]},
         rates=Rates(5_000.0, 2_500.0, 2_498.0),

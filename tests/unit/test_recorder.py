@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import runpy
 import threading
 from pathlib import Path
@@ -133,6 +134,14 @@ def test_refusals_batches_and_totals_are_counted() -> None:
     assert copy.totals == {**dict.fromkeys(TOTALS, 0), "fraudgate_rule_errors_total": 2}
     with pytest.raises(KeyError):
         counters.count("fraudgate_unheard_of_total")
+
+
+def test_every_total_that_the_service_counts_is_declared() -> None:
+    package = Path(inspect.getfile(recorder)).parents[1]
+    sources = (path.read_text() for path in package.rglob("*.py"))
+    counted = {name for source in sources for name in re.findall(r'\.count\(\s*"(fraudgate_\w+)"', source)}
+    assert counted <= TOTALS.keys()
+    assert counted
 
 
 @pytest.mark.parametrize("module", [recorder, histogram])

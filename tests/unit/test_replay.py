@@ -4,10 +4,8 @@ import argparse
 import json
 from itertools import count
 from pathlib import Path
-from time import monotonic, sleep
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from fraudgate.audit.batch_log import BatchLog
@@ -15,7 +13,8 @@ from fraudgate.audit.replay import Gap, replay_composition
 from fraudgate.commands import replay as command
 from fraudgate.errors import ConfigError, SnapshotError
 from fraudgate.limits import MILLISECOND_NS
-from fraudgate.transaction import ANSWER_DTYPE, ENTITIES, REQUEST_SCHEMA
+from fraudgate.transaction import ANSWER_DTYPE
+from tests.unit.batch_logs import request_batch, until
 
 GATE_NS = 5 * MILLISECOND_NS
 METADATA = {
@@ -29,20 +28,6 @@ METADATA = {
 }
 
 
-def request_batch(ids: list[str], arrivals_ns: list[int]) -> pa.RecordBatch:
-    rows = len(ids)
-    columns: dict[str, list[object]] = {
-        "transaction_id": list(ids),
-        "currency": ["EUR"] * rows,
-        "event_time": [0] * rows,
-        "amount_minor": [1] * rows,
-        "attributes": [[]] * rows,
-        "arrival_ns": list(arrivals_ns),
-        "deadline_ns": [0] * rows,
-    }
-    return pa.RecordBatch.from_pydict(columns | {name: [None] * rows for name in ENTITIES}, schema=REQUEST_SCHEMA)
-
-
 def write_log(directory: Path, batches: list[list[int]], metadata: dict[str, str] = METADATA) -> None:
     """Log batches of entries with these stamps, each in a file of its own; ids tx-0, tx-1 and on."""
     log = BatchLog(directory, metadata, rotate_bytes=1, flush_seconds=0.001)
@@ -51,9 +36,7 @@ def write_log(directory: Path, batches: list[list[int]], metadata: dict[str, str
         rows = len(stamps_ns)
         batch = request_batch([next(ids) for _ in stamps_ns], stamps_ns)
         log.append(batch, np.full((rows, 1), np.nan), np.zeros(rows, ANSWER_DTYPE), closed_ns=0)
-        give_up = monotonic() + 30
-        while log.written < number and monotonic() < give_up:
-            sleep(0.0005)
+        until(lambda number=number: log.written == number)  # type: ignore[misc]
     assert log.close() == 0
 
 
@@ -110,14 +93,14 @@ def test_a_difference_after_a_gap_is_found(tmp_path: Path) -> None:
     assert (found.differing, len(found.gaps)) == (2, 1)
 
 
-def test_drops_at_the_end_are_a_gap(tmp_path: Path) -> None:
-    log = BatchLog(tmp_path, METADATA, queue_batches_max=1, flush_seconds=3_600)
-    for _ in range(3):
-        log.append(request_batch(["tx"], [1]), np.zeros((1, 1)), np.zeros(1, ANSWER_DTYPE), closed_ns=0)
-    log.close()
+def test_batches_missing_before_a_file_without_any_are_a_gap(tmp_path: Path) -> None:
+    write_log(tmp_path, TRUE)
+    (tmp_path / "batches-000005.arrows").unlink()
+    last = tmp_path / "batches-000006.arrows"
+    last.write_bytes(last.read_bytes()[:-100])
     found = replay_composition(tmp_path)
-    assert [gap[1:] for gap in found.gaps] == [(1, 2)]
-    assert found.unended_runs == 0
+    assert [gap[1:] for gap in found.gaps] == [(4, 1)]
+    assert (found.same, found.batches) == (True, 4)
 
 
 def test_two_runs_are_two_segments_without_a_gap(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@
 
 What the proof covers: within a segment, that is, consecutive batches of one run, every boundary but the two outer
 ones. Where batches are missing (dropped, rotated away, another run) a new segment starts: nothing is known about the
-arrivals in between, so the gap is reported and the segments are proved one by one.
+arrivals in between, so the gap is reported and the segments are proved one by one. (Stamps do not run backwards in
+service; an entry stamped before one that is lost in a gap could make the segment after it look different.)
 """
 
 from collections import deque

@@ -10,7 +10,9 @@ from fraudgate import config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", choices=("show", "check"), help="show: every key with its value; check: say if it holds")
+    parser.add_argument(
+        "what", choices=("show", "check"), help="show: every key with its value; check: say if it holds"
+    )
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML configuration; the environment overrides it")
     parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write JSON to FILE, or to stdout")
 

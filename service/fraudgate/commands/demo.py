@@ -31,9 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the summary, write the page and the JSON; 1 where something falls short or the demo broke off."""
-    # A request to end is Ctrl-C: the server is stopped and the working folder removed on the way out.
-    for name in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(name, lambda *_: signal.raise_signal(signal.SIGINT))
+    # A request to end is Ctrl-C: the server is stopped and the working folder removed on the way out. A shell that
+    # starts us in the background lets SIGINT be ignored; the event loop needs it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup leaves it
+            signal.signal(number, _interrupt)
     work = Path(tempfile.mkdtemp(prefix="fraudgate-demo-"))
     try:
         return _demo(args, work)
@@ -68,6 +71,10 @@ def _demo(args: argparse.Namespace, work: Path) -> int:
     elif args.json:
         Path(args.json).write_text(form + "\n", encoding="utf-8")
     return 1 if result.shortfalls else 0
+
+
+def _interrupt(*_: object) -> None:
+    signal.raise_signal(signal.SIGINT)
 
 
 def _say(line: str) -> None:

@@ -91,7 +91,7 @@ class _Subject:
     manifest: Manifest = field(init=False)
     files: dict[str, bytes] = field(init=False)
     engine: OnnxEngine = field(init=False)
-    golden: golden.Golden = field(init=False)
+    rows: golden.Golden = field(init=False)
 
 
 class _Result(NamedTuple):
@@ -158,15 +158,15 @@ def _engine(subject: _Subject) -> str:
 def _golden(subject: _Subject) -> str:
     if GOLDEN not in subject.files:
         raise EngineRefused(f"there is no {GOLDEN}: publish the model with golden rows")
-    subject.golden = golden.decode(subject.files[GOLDEN])
-    proved = golden.check(subject.engine, subject.golden)
+    subject.rows = golden.decode(subject.files[GOLDEN])
+    proved = golden.check(subject.engine, subject.rows)
     verdict = "the expected bits" if proved else "close, not bit-proved on this host"
     isa = subject.engine.info.isa
-    return f"{len(subject.golden.features):,} rows finite and in 0..1; {verdict} ({isa})"
+    return f"{len(subject.rows.features):,} rows finite and in 0..1; {verdict} ({isa})"
 
 
 def _invariance(subject: _Subject) -> str:
-    found = check_invariance(subject.engine, subject.golden.features.astype(np.float64))
+    found = check_invariance(subject.engine, subject.rows.features.astype(np.float64))
     if found.differing_bits:
         raise EngineRefused(
             f"{found.differing_rows:,} of {found.rows:,} rows change with their batch: {found.differing_bits:,} bits"

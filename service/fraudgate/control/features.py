@@ -54,9 +54,7 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
         except Refused as refused:
             await abort(context, refused.refusal)
         view = self._store.read_entity(request.entity, request.id, at_ns)
-        response = features_pb2.GetFeaturesResponse(
-            values=view.values, defaulted=view.defaulted, buckets=view.buckets
-        )
+        response = features_pb2.GetFeaturesResponse(values=view.values, defaulted=view.defaulted, buckets=view.buckets)
         if view.latest_event_time_ns is not None:
             seconds, nanos = divmod(view.latest_event_time_ns, SECOND_NS)
             response.latest_event_time.CopyFrom(Timestamp(seconds=seconds, nanos=nanos))

@@ -11,8 +11,8 @@ from fraudgate.features.store import FeatureStore, Outcome
 from fraudgate.frontend import refusals
 from fraudgate.frontend.refusals import Refusal
 from fraudgate.latency.recorder import Counters
-from fraudgate.validation import text_problem
 from fraudgate.v1 import outcomes_pb2, outcomes_pb2_grpc
+from fraudgate.validation import text_problem
 
 _ENTITIES = ("customer_id", "terminal_id", "card_id", "merchant_id", "device_id")
 

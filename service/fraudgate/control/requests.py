@@ -1,6 +1,6 @@
 """What the control plane's requests share: refusing a field, reading an instant."""
 
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from google.protobuf.timestamp_pb2 import Timestamp
 

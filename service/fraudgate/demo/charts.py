@@ -10,7 +10,7 @@ from fraudgate.limits import MILLISECOND_NS
 from fraudgate.transaction import Float64, Int64
 
 WIDTH, HEIGHT = 960, 330
-LEFT, RIGHT, TOP, BOTTOM = 62, 90, 14, 40
+LEFT, RIGHT, TOP, BOTTOM = 62, 96, 14, 36
 MS_TICKS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
 NINES_TICKS = {0.0: "min", 1.0: "90 %", 2.0: "99 %", 3.0: "99.9 %", 4.0: "99.99 %"}
 LABEL_HEIGHT = 16
@@ -38,7 +38,7 @@ def percentile_curves(client_ns: Int64, server_ns: Int64) -> str:
     lines = "".join(
         _line(f"line-{name}", [across(nine) for nine in nines], [up(value) for value in curve])
         for name, curve in curves.items()
-    ) + _end_labels({name: (f"{name} {curve[-1]:.1f}", up(curve[-1])) for name, curve in curves.items()})
+    ) + _end_labels({name: (f"{name} {curve[-1]:.3g}", up(curve[-1])) for name, curve in curves.items()})
     p99 = np.quantile(client_ns, 0.99) / MILLISECOND_NS
     words = f"Latency by percentile; the client's p99 is {p99:.1f} ms, the budget {BUDGET_MS:.0f} ms."
     return _figure(words, grid + ticks + lines)

@@ -15,6 +15,7 @@ from fraudgate.transaction import Bool, Decision, Fallback, Float64, Int64
 from fraudgate.v1.scoring_pb2 import ScoreResponse
 
 BUDGET_MS = BUDGET_NS / MILLISECOND_NS
+METRICS = {"auc_roc": "AUC ROC", "average_precision": "average precision", "card_precision_100": "card precision@100"}
 FLOORS = {"auc_roc": 0.866, "average_precision": 0.655, "card_precision_100": 0.288}
 """What the served model has to reach on the benchmark's test rows."""
 TRAIN_DAYS_BEFORE = 14
@@ -192,5 +193,5 @@ def shortfalls(
         for name, floor in floors.items():
             reached = getattr(quality, name)
             if reached < floor:
-                found.append(f"{name.replace('_', ' ')} is {reached:.4f}, under its floor of {floor:.4f}")
+                found.append(f"{METRICS[name]} is {reached:.4f}, under its floor of {floor:.4f}")
     return found

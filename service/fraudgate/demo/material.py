@@ -72,7 +72,7 @@ def _simulated(rows_max: int | None) -> Material:
     last_ns = int(events["event_time"][-1].value)
     end_ns = (last_ns // data.DAY_NS + 1) * data.DAY_NS
     traffic = data.prepare(SIMULATED, events, end_ns - 7 * data.DAY_NS, end_ns, rows_max)
-    manifest = read_manifest(resolve(Path("models/repository"), SIMULATED))
+    manifest = read_manifest(resolve(model_repository(), SIMULATED))
     return Material(
         traffic=traffic,
         title=f"simulated traffic, seed {SIMULATED_SEED}, its last seven days",
@@ -83,3 +83,10 @@ def _simulated(rows_max: int | None) -> Material:
         floors=manifest.metrics["floor"],
         benchmark=None,
     )
+
+
+def model_repository() -> Path:
+    """``models/repository`` here, or in the project that this package is installed from."""
+    here = Path("models/repository")
+    project = Path(__file__).resolve().parents[3] / here
+    return here.resolve() if here.is_dir() else project

@@ -6,8 +6,8 @@ from importlib.resources import files
 from string import Template
 
 from fraudgate.demo.charts import decision_bar, metric_dot, over_time, percentile_curves
-from fraudgate.demo.judge import BUDGET_MS, PERCENTILES, Quality
-from fraudgate.demo.summary import CREDIT, METRICS, WEEK_NOISE, Published, Result
+from fraudgate.demo.judge import BUDGET_MS, METRICS, PERCENTILES, Quality
+from fraudgate.demo.summary import CREDIT, WEEK_NOISE, Published, Result
 
 PERCENTILE_HEADS = ("p50", "p90", "p99", "p99.9", "max")
 METRIC_SPANS = {"auc_roc": (0.75, 0.9), "average_precision": (0.3, 0.75), "card_precision_100": (0.2, 0.32)}
@@ -77,7 +77,11 @@ def _time(result: Result) -> str:
 
 
 def _stages(result: Result) -> str:
-    rows = [("own", "Client, from the intended send", result.latency_ms), ("", "Server", result.stages_ms["total"])]
+    rows = [
+        ("own", "Client, from the intended send", result.latency_ms),
+        ("part", "Until sent", result.lateness_ms),
+        ("", "Server", result.stages_ms["total"]),
+    ]
     rows += [("part", name.capitalize(), values) for name, values in result.stages_ms.items() if name != "total"]
     rows += [("", f"Server, {name.replace('_', ' ')}", values) for name, values in result.server_ms.items()]
     body = [

@@ -30,7 +30,7 @@ REPORT_OUTCOME = "/fraudgate.v1.OutcomeService/ReportOutcome"
 LATENCY_REPORT = "/fraudgate.v1.LatencyService/GetLatencyReport"
 TICK_SECONDS = 0.001  # the event loop's timers have whole milliseconds
 CALL_SECONDS_MAX = 10.0  # only so that nothing waits for ever: latency is judged, not cut
-ATTEMPTS_MAX = 20
+PATIENCE_SECONDS = 20.0  # a row that is refused for so long is lost
 RETRY_SECONDS = 0.02
 OUTCOME_LEAD_ROWS = 1_000  # an outcome is sent this many rows before it is due
 RETRYABLE = frozenset(
@@ -55,6 +55,7 @@ class ReplayLog:
     """What happened to each row; stamps are monotonic nanoseconds, arrays [n]."""
 
     intended_ns: Int64
+    sent_ns: Int64  # the first attempt
     answered_ns: Int64  # 0 = no answer
     responses: list[bytes]  # ScoreResponse, b"" = no answer
     held: int = 0  # rows held back behind the same customer's unanswered row
@@ -71,6 +72,12 @@ class ReplayLog:
         """From intended send to answer, of the answered rows."""
         answered = self.answered_ns > 0
         return self.answered_ns[answered] - self.intended_ns[answered]
+
+    @property
+    def lateness_ns(self) -> Int64:
+        """From intended to first send, of the answered rows: the client's own lateness, held rows included."""
+        answered = self.answered_ns > 0
+        return self.sent_ns[answered] - self.intended_ns[answered]
 
     @property
     def seconds(self) -> float:
@@ -95,18 +102,18 @@ def arrival_offsets(rows: int, rate: float, poisson: bool, seed: int = 1) -> Int
 
 
 async def with_retries(call: Call, request: bytes, refusals: Counter[str]) -> bytes:
-    """Send until it is answered. Raises ReplayFailed when the status is final or the attempts are spent."""
-    attempt = 1
+    """Send until it is answered. Raises ReplayFailed when the status is final or the patience at an end."""
+    first_ns = monotonic_ns()
     while True:
         try:
             return await call(request)
         except grpc.aio.AioRpcError as error:
             status = error.code().name
-            if error.code() not in RETRYABLE or attempt == ATTEMPTS_MAX:
-                raise ReplayFailed(f"{status} at attempt {attempt}: {error.details()}") from error
+            waited = (monotonic_ns() - first_ns) / SECOND_NS
+            if error.code() not in RETRYABLE or waited > PATIENCE_SECONDS:
+                raise ReplayFailed(f"no answer after {waited:.1f} s: {status}: {error.details()}") from error
             refusals[status] += 1
             await asyncio.sleep(retry_seconds(error))
-        attempt += 1
 
 
 def retry_seconds(error: grpc.aio.AioRpcError) -> float:
@@ -162,7 +169,8 @@ class Replay:
         self._answered = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.log = ReplayLog(np.zeros(rows, np.int64), np.zeros(rows, np.int64), [b""] * rows)
+        intended_ns, sent_ns, answered_ns = np.zeros((3, rows), np.int64)
+        self.log = ReplayLog(intended_ns, sent_ns, answered_ns, [b""] * rows)
         self._feed = OutcomeFeed(report, traffic.outcomes, self.log.refusals)
 
     async def run(self) -> ReplayLog:
@@ -214,6 +222,7 @@ class Replay:
         task.add_done_callback(self._finish)
 
     async def _ask(self, row: int) -> None:
+        self.log.sent_ns[row] = monotonic_ns()
         response = await with_retries(self._score, self._traffic.requests[row], self.log.refusals)
         self.log.answered_ns[row] = monotonic_ns()
         self.log.responses[row] = response

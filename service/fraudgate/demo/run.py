@@ -29,7 +29,7 @@ from fraudgate.demo.judge import (
     read_decisions,
     shortfalls,
 )
-from fraudgate.demo.material import Material, prepare
+from fraudgate.demo.material import Material, model_repository, prepare
 from fraudgate.demo.replay import (
     LATENCY_REPORT,
     REPORT_OUTCOME,
@@ -74,6 +74,11 @@ class Options:
     work: Path  # an empty folder for history, configuration and batch log
     say: Callable[[str], None]
 
+    @property
+    def frontend_used(self) -> str:
+        """What ``auto`` stands for."""
+        return "aio" if self.frontend == "auto" else self.frontend
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -102,7 +107,7 @@ def run_demo(options: Options) -> Result:
 def probe_rate(options: Options, model: str) -> float:
     """Decisions a second that the front end carries: closed loop on a server of its own."""
     requests = data.score_requests(data.rows_of(simulate(PROBE_SEED, 5_000, 10_000, PROBE_DAYS)))
-    options.say(f"probing what the {options.frontend} front end carries, {PROBE_IN_FLIGHT} in flight ...")
+    options.say(f"probing what the {options.frontend_used} front end carries, {PROBE_IN_FLIGHT} in flight ...")
     with _server(options, "probe", model, None) as server:
 
         async def work() -> float:
@@ -169,7 +174,7 @@ def judge(
     return Result(
         data=traffic.name,
         title=material.title,
-        frontend=options.frontend,
+        frontend=options.frontend_used,
         model=", ".join(decisions.models),
         precision=decisions.precision,
         transactions=len(traffic.week) - lost,
@@ -180,6 +185,7 @@ def judge(
         floors=material.floors,
         published=read_published(material.benchmark) if material.benchmark else [],
         latency_ms=latency_ms,
+        lateness_ms=percentiles_ms(log.lateness_ns),
         stages_ms={name: percentiles_ms(values) for name, values in decisions.stages_ns.items()},
         server_ms=measured.server_ms,
         rates=Rates(probe, target, len(traffic.week) / log.seconds),
@@ -242,7 +248,7 @@ def _configuration(options: Options, name: str, model: str, history: Path | None
                 "control_address": f"127.0.0.1:{ports.control}",
                 "ops_address": f"127.0.0.1:{ports.ops}",
             },
-            "model": {"name": model},
+            "model": {"repository": str(model_repository()), "name": model},
             "features": {"history": str(history or "")},
             "log": {"dir": str(options.work / "log") if history else ""},
         }

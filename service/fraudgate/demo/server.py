@@ -21,6 +21,7 @@ import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
+from fraudgate.config import ENVIRONMENT_PREFIX
 from fraudgate.errors import FraudgateError
 
 START_SECONDS_MAX = 60.0
@@ -63,7 +64,7 @@ def to_toml(config: Mapping[str, Mapping[str, str | int | float | bool]]) -> str
 
 def serve_command(config: Path, frontend: str) -> list[str]:
     """The command line of a server, run by the Python that runs the demo."""
-    return [sys.executable, "-m", "fraudgate.cli", "serve", "--config", str(config), "--frontend", frontend]
+    return [sys.executable, "-m", "fraudgate", "serve", "--config", str(config), "--frontend", frontend]
 
 
 class Server:
@@ -78,7 +79,8 @@ class Server:
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
 
     def __enter__(self) -> Self:
-        # A session of its own: Ctrl-C reaches the demo alone, which then ends the server.
+        # A session of its own: Ctrl-C reaches the demo alone, which then ends the server. No settings from outside:
+        # the demo's configuration is the whole of it.
         self._process = subprocess.Popen(
             self._command,
             stdin=subprocess.DEVNULL,
@@ -87,6 +89,7 @@ class Server:
             text=True,
             errors="replace",
             start_new_session=True,
+            env={name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)},
         )
         self._reader = Thread(target=self._read_lines, daemon=True)
         self._reader.start()

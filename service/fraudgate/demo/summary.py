@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from fraudgate.demo.data import PUBLISHED_FILE
-from fraudgate.demo.judge import BUDGET_MS, PERCENTILES, Mismatches, Quality
+from fraudgate.demo.judge import BUDGET_MS, METRICS, PERCENTILES, Mismatches, Quality
 from fraudgate.transaction import Int64
 
-METRICS = {"auc_roc": "AUC ROC", "average_precision": "average precision", "card_precision_100": "card precision@100"}
 CREDIT = (
     "Reproducible Machine Learning for Credit Card Fraud Detection - Practical Handbook (Le Borgne, Siblini, Lebichot, "
     "Bontempi; GitHub: Fraud-Detection-Handbook)"
@@ -55,6 +54,7 @@ class Result:
     floors: Mapping[str, float]
     published: Sequence[Published]
     latency_ms: dict[str, float]  # client-side, from the intended send time
+    lateness_ms: dict[str, float]  # of it, before the send: the client's own, and waits behind the same customer
     stages_ms: dict[str, dict[str, float]]  # from the response timings
     server_ms: dict[str, dict[str, float]]  # what only the server's recorder knows
     rates: Rates
@@ -105,6 +105,7 @@ def to_json(result: Result) -> dict[str, Any]:
         "protocol_frauds": quality.get("frauds"),
         "floors": dict(result.floors),
         "published": [asdict(row) for row in result.published],
+        "client_lateness_ms": result.lateness_ms,
         "stages_ms": result.stages_ms,
         "server_ms": result.server_ms,
         "rates": asdict(result.rates),
@@ -175,7 +176,11 @@ def _metric_cells(values: Iterable[float | None]) -> str:
 
 def _latency(result: Result) -> list[str]:
     head = f"{'LATENCY in ms':<34}" + "".join(f"{name:>10}" for name in ("p50", "p90", "p99", "p99.9", "max"))
-    rows = [("client, from the intended send", result.latency_ms), ("server, total", result.stages_ms["total"])]
+    rows = [
+        ("client, from the intended send", result.latency_ms),
+        ("  until sent", result.lateness_ms),
+        ("server, total", result.stages_ms["total"]),
+    ]
     rows += [(f"  {name}", values) for name, values in result.stages_ms.items() if name != "total"]
     rows += [(f"server, {name.replace('_', ' ')}", values) for name, values in result.server_ms.items()]
     lines = [f"  {label:<32}" + "".join(f"{values[name]:>10.2f}" for name in PERCENTILES) for label, values in rows]

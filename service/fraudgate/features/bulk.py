@@ -11,7 +11,7 @@ from fraudgate.errors import FeaturesRefused
 from fraudgate.features.outcomes import Place
 from fraudgate.features.windows import ABSENT
 from fraudgate.limits import AMOUNT_MINOR_MAX
-from fraudgate.transaction import ENTITIES, Bool, Int64
+from fraudgate.transaction import Bool, Int64
 
 if TYPE_CHECKING:
     from fraudgate.features.embedded import EmbeddedStore
@@ -78,7 +78,9 @@ def _load_chunk(store: "EmbeddedStore", table: Any) -> None:
     if frauds is not None and "transaction_id" in table.column_names:
         rows = np.flatnonzero(frauds)
         places = np.stack([series[entity][rows] for entity in store.plan.fraud_entities], axis=1).tolist()
-        for id, tick, mine in zip(table["transaction_id"].take(rows).to_pylist(), ticks[rows].tolist(), places, strict=True):
+        for id, tick, mine in zip(
+            table["transaction_id"].take(rows).to_pylist(), ticks[rows].tolist(), places, strict=True
+        ):
             if id:
                 store.reported.add(id, Place(tick, tuple(number for number in mine if number != ABSENT)))
     earliest = int(event_time_ns.min())

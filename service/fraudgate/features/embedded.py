@@ -6,7 +6,6 @@ that row's series and is older than the row. A batch is cut where that happens (
 the lateness, lest a later row expires what an earlier one still reads); nearly every batch is one segment.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +23,10 @@ from fraudgate.features.store import EntityView, Gathered, Outcome
 from fraudgate.features.windows import ABSENT, FIRST, Windows
 from fraudgate.limits import LATENESS_SECONDS_MAX, OUTCOME_INDEX_ENTRIES_MAX, SECOND_NS
 from fraudgate.transaction import ENTITIES, Bool, Columns, Fallback, Float64, Int64, UInt8
+
+# Plain integers: an IntEnum costs NumPy microseconds.
+NONE, DEFAULTED, STALE = int(Fallback.NONE), int(Fallback.DEFAULTED_FEATURES), int(Fallback.STALE_FEATURES)
+assert NONE == 1
 
 
 class SeriesIndex(dict[str | None, int]):
@@ -56,15 +59,15 @@ class EmbeddedStore:
         self.lateness_seconds_max = lateness_seconds_max
         self.plan = plan = Plan(schema)
         self._lateness = -(-lateness_seconds_max * SECOND_NS // schema.tick_ns)
-        self._keep = plan.reach + self._lateness
+        self._keep = plan.reach.reshape(-1, 1) + self._lateness
         self.windows = Windows(plan.columns)
-        self.series = [SeriesIndex(self.windows, int(keep)) for keep in self._keep]
+        self.series = [SeriesIndex(self.windows, keep) for keep in self._keep[:, 0].tolist()]
         self.profiles = Profiles(schema)
         self.reported = Reported(self._is_live)
         self._fraud_kinds = [plan.entities.index(entity) for entity in plan.fraud_entities]
         self.decisions = DecisionIndex(len(self._fraud_kinds), outcome_entries_max)
         self.coverage_start_ns: int | None = None
-        self._covered_from = np.full_like(plan.reach, FIRST)
+        self._covered_from = np.full_like(self._keep, FIRST)
         if coverage_start_ns is not None:
             self.set_coverage_start(coverage_start_ns)
 
@@ -91,7 +94,7 @@ class EmbeddedStore:
         self.coverage_start_ns = ns
         first_whole_tick = -(-ns // self.schema.tick_ns)
         # The oldest tick of a window is one after its start, so a row at this tick sees covered ticks only.
-        self._covered_from = first_whole_tick + self.plan.reach - 1
+        self._covered_from = first_whole_tick + self.plan.reach.reshape(-1, 1) - 1
 
     # -- the scoring path ----------------------------------------------------------------------------------------------
 
@@ -109,11 +112,13 @@ class EmbeddedStore:
         ticks = event_time_ns // self.schema.tick_ns
 
         values = np.empty((len(self.schema.features), n))
-        fallback = np.full(n, Fallback.NONE, np.uint8)
+        fallback = np.ones(n, np.uint8)
         plan.fill_request(values, event_time_ns, amount_minor, paid)
         attributes = columns.attributes
         plan.fill_attributes(values, attributes and _chosen(attributes, rows, whole))
-        fallback[self._defaulted(values, ids, paid)] = Fallback.DEFAULTED_FEATURES
+        defaulted = self._defaulted(values, ids, paid)
+        if defaulted is not None:
+            fallback[defaulted] = DEFAULTED
         if n and plan.entities:
             series = [
                 list(map(index.__getitem__, ids[entity]))
@@ -128,8 +133,8 @@ class EmbeddedStore:
     def _paid(self, currency: Sequence[str]) -> Bool:
         return np.array([code == self.schema.currency for code in currency], np.bool_)
 
-    def _defaulted(self, values: Float64, ids: Mapping[str, Sequence[str | None]], paid: Bool | None) -> Any:
-        """Write the profiles; which rows miss an id, a profile or (for money) the schema's currency: a bool array or []."""
+    def _defaulted(self, values: Float64, ids: Mapping[str, Sequence[str | None]], paid: Bool | None) -> Bool | None:
+        """Write the profiles; which rows miss an id, a profile or (for money) the schema's currency. None = no row."""
         defaulted = self.profiles.fill(values, ids)
         for known in ids.values():
             if not all(known):
@@ -137,7 +142,7 @@ class EmbeddedStore:
                 defaulted = absent if defaulted is None else defaulted | absent
         if paid is not None and self.plan.reads_money:
             defaulted = ~paid if defaulted is None else defaulted | ~paid
-        return [] if defaulted is None else defaulted
+        return defaulted
 
     def _apply_and_read(
         self, values: Float64, fallback: UInt8, series: list[list[int]], ticks: Int64, increments: Int64
@@ -148,48 +153,40 @@ class EmbeddedStore:
         if all(len(distinct := set(kind)) == rows and ABSENT not in distinct for kind in series):
             self._segment(values, fallback, numbers, ticks, increments, [])
             return
-        for start, stop in self._segments(series, ticks.tolist()):
-            alone = _alone([kind[start:stop] for kind in series])
+        for start, stop in pairwise([0, *self._cuts(series, ticks.tolist()), rows]):
             part = slice(start, stop)
+            alone = _alone([kind[part] for kind in series])
             self._segment(values[:, part], fallback[part], numbers[:, part], ticks[part], increments[part], alone)
 
-    def _segments(self, series: list[list[int]], ticks: list[int]) -> list[tuple[int, int]]:
+    def _cuts(self, series: list[list[int]], ticks: list[int]) -> list[int]:
         """Where to cut a batch, so that no row of a segment changes what an earlier one of it reads."""
-        cuts = [0]
-        seen: dict[int, tuple[int, int]] = {}  # series -> its first and latest tick in this segment
-        for row, tick in enumerate(ticks):
-            mine = [kind[row] for kind in series if kind[row] != ABSENT]
-            spans = [seen.get(number, (tick, tick)) for number in mine]
-            if not all(latest <= tick <= first + self._lateness for first, latest in spans):
-                cuts.append(row)
-                seen.clear()
-                spans = [(tick, tick)] * len(mine)
-            seen.update((number, (first, tick)) for number, (first, _) in zip(mine, spans, strict=True))
-        return list(pairwise([*cuts, len(ticks)]))
+        crowds = [rows for kind in series for number, rows in _rows_of(kind).items() if number and len(rows) > 1]
+        cuts: set[int] = set()
+        for rows in crowds:
+            first = latest = ticks[rows[0]]
+            for row in rows:
+                if not latest <= ticks[row] <= first + self._lateness:
+                    cuts.add(row)
+                    first = ticks[row]
+                latest = ticks[row]
+        return sorted(cuts)
 
     def _segment(
         self, values: Float64, fallback: UInt8, numbers: Int64, ticks: Int64, increments: Int64, alone: list[int]
     ) -> None:
         """Apply a segment's events, then read its rows. numbers: [kinds, rows]; ``alone`` as for ``Windows.apply``."""
         plan = self.plan
-        kinds, rows = numbers.shape
         searched = len(plan.searched_kind)
-        own, latest = self.windows.apply(
-            numbers.reshape(-1), np.concatenate([ticks] * kinds), np.concatenate([increments] * kinds), alone
-        )
-        totals = np.empty((searched + kinds, rows, plan.columns), np.int64)
-        totals[searched:] = own.reshape(kinds, rows, plan.columns)
-        latest = latest.reshape(kinds, rows)
-        stale = ticks < np.maximum(latest - self._lateness, self._covered_from[:, None])
-        edges = ticks - plan.searched_ticks[:, None]
-        if stale.any():
-            fallback[(stale & (numbers != ABSENT)).any(axis=0)] = Fallback.STALE_FEATURES
-            np.maximum(edges, (latest - self._keep[:, None])[plan.searched_kind], out=edges)
-        self.windows.totals_at(
-            numbers.take(plan.searched_kind, 0).reshape(-1),
-            edges.reshape(-1),
-            totals[:searched].reshape(-1, plan.columns),
-        )
+        totals = np.empty((searched + len(numbers), len(ticks), plan.columns), np.int64)
+        latest = self.windows.apply(numbers, ticks, increments, alone, totals[searched:])
+        edges = ticks - plan.searched_ticks
+        stale = ticks < self._covered_from
+        if latest is not None:
+            stale |= ticks < latest - self._lateness
+            np.maximum(edges, (latest - self._keep).take(plan.searched_kind, 0), out=edges)
+        if np.count_nonzero(stale):
+            fallback[(stale & (numbers != ABSENT)).any(axis=0)] = STALE
+        self.windows.totals_at(numbers.take(plan.searched_kind, 0), edges, totals[:searched])
         plan.fill_windows(values, totals)
 
     # -- the control plane ---------------------------------------------------------------------------------------------
@@ -219,9 +216,7 @@ class EmbeddedStore:
         return any(self.windows.keeps(series, place.tick) for series in place.series)
 
     def _place(self, outcome: Outcome) -> Place:
-        known = [
-            (self.series[kind], outcome.ids.get(self.plan.entities[kind], "")) for kind in self._fraud_kinds
-        ]
+        known = [(self.series[kind], outcome.ids.get(self.plan.entities[kind], "")) for kind in self._fraud_kinds]
         if outcome.event_time_ns is not None and any(id for _, id in known):
             series = tuple(index[id] for index, id in known if id and id in index)
             return Place(outcome.event_time_ns // self.schema.tick_ns, series)
@@ -251,15 +246,13 @@ class EmbeddedStore:
         tick = latest if at_ns is None else at_ns // self.schema.tick_ns
         values |= self._windows_at(kind, series, tick)
         seen = latest != FIRST
-        return EntityView(
-            values, defaulted, latest * self.schema.tick_ns if seen else None, len(self.windows.read(series)[0])
-        )
+        return EntityView(values, defaulted, latest * self.schema.tick_ns if seen else None, self.windows.kept(series))
 
     def _windows_at(self, kind: int, series: int, tick: int) -> dict[str, float]:
         """The window features of one series at a tick, by feature name."""
         plan = self.plan
         edges = tick - np.append(plan.searched_ticks, np.zeros_like(plan.reach))
-        edges = np.maximum(edges, self.windows.latest(series) - self._keep[kind])
+        edges = np.maximum(edges, self.windows.latest(series) - self._keep[kind, 0])
         kinds = np.append(plan.searched_kind, np.arange(len(plan.reach)))
         totals = np.empty((len(edges), 1, plan.columns), np.int64)
         self.windows.totals_at(np.where(kinds == kind, series, ABSENT), edges, totals.reshape(-1, plan.columns))
@@ -277,12 +270,19 @@ def _chosen(values: list[Any], rows: Sequence[int], whole: bool) -> list[Any]:
     return values if whole else [values[row] for row in rows]
 
 
+def _rows_of(numbers: list[int]) -> dict[int, list[int]]:
+    rows: dict[int, list[int]] = {}
+    for row, number in enumerate(numbers):
+        rows.setdefault(number, []).append(row)
+    return rows
+
+
 def _alone(series: list[list[int]]) -> list[int]:
     """Positions, kind by kind, of the rows without an id and of those whose series occurs more than once."""
-    positions = []
+    positions: list[int] = []
     for kind, numbers in enumerate(series):
-        times = Counter(numbers)
-        times[ABSENT] = 2
         first = kind * len(numbers)
-        positions += [first + row for row, number in enumerate(numbers) if times[number] > 1]
-    return positions
+        for number, rows in _rows_of(numbers).items():
+            if number == ABSENT or len(rows) > 1:
+                positions += [first + row for row in rows]
+    return sorted(positions)

@@ -110,12 +110,18 @@ class DecisionIndex:
             self._pages.append(_Page(self._ids, self._ticks[: self._rows], self._series[:, : self._rows]))
             self._open_page()
 
-    def dump(self) -> tuple[list[Any], Int64, Int64]:
-        """Everything, oldest first: chunks of ids, ticks [N], series [kinds, N]."""
+    def dump(self) -> tuple[Any, Int64, Int64]:
+        """Everything, oldest first: ids (Arrow) [N], ticks [N], series [kinds, N]."""
         pages = [(page.ids, page.ticks, page.series) for page in self._pages]
         pages.append((pa.array(self._ids, pa.utf8()), self._ticks[: self._rows], self._series[:, : self._rows]))
         ids, ticks, series = zip(*pages, strict=True)
-        return list(ids), np.concatenate(ticks), np.concatenate(series, axis=1)
+        return pa.concat_arrays(ids), np.concatenate(ticks), np.concatenate(series, axis=1)
+
+    def load(self, ids: list[str], ticks: Int64, series: Int64) -> None:
+        """Add what ``dump`` returned."""
+        for start in range(0, len(ids), PAGE_ENTRIES):
+            page = slice(start, start + PAGE_ENTRIES)
+            self.add(ids[page], ticks[page], series[:, page])
 
 
 class _Page:
@@ -126,17 +132,16 @@ class _Page:
         self.ticks = ticks.copy()
         self.series = series.astype(np.int32)
         hashes = np.fromiter(map(hash, ids), np.int64, len(ids))
-        self._order = np.argsort(hashes, kind="stable").astype(np.int16)
+        self._order = np.argsort(hashes).astype(np.int16)
         self._hashes = hashes[self._order]
 
     def find(self, transaction_id: str, hashed: int) -> Place | None:
-        stop = int(self._hashes.searchsorted(hashed, "right"))
-        while stop > 0 and self._hashes[stop - 1] == hashed:
-            stop -= 1
-            row = int(self._order[stop])
-            if self.ids[row].as_py() == transaction_id:
-                return _place(self.ticks, self.series, row)
-        return None
+        start = int(self._hashes.searchsorted(hashed))
+        if start == len(self._hashes) or self._hashes[start] != hashed:
+            return None
+        alike = self._order[start : self._hashes.searchsorted(hashed, "right")]
+        rows = [row for row in alike.tolist() if self.ids[row].as_py() == transaction_id]
+        return _place(self.ticks, self.series, max(rows)) if rows else None
 
 
 def _place(ticks: Any, series: Any, row: int) -> Place:

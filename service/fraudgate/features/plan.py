@@ -10,14 +10,17 @@ One event adds at most 2^20 to HIGH and less to LOW, so both are good for 2^43 e
 HIGH exactly up to 2^33 events, so a sum is rounded once, like the float64 of the exact integer.
 
 An *edge* is one end of a window, so many ticks before the event. Edges at the event itself are *own* edges: their totals
-are known from applying it; the others are searched for.
+are known from applying it; the others are searched for. The totals of one column at one edge, for every row of a batch,
+are a *line*; a *term* is the difference of two lines, such as the events of one window, and a window feature is a term
+or a ratio of two.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 
 import numpy as np
 
-from fraudgate.features.schema import Aggregate, Amount, Attribute, FeatureSchema, Hours, Weekend, Window
+from fraudgate.features.schema import Amount, Attribute, FeatureSchema, Hours, Weekend, Window
 from fraudgate.limits import AMOUNT_MINOR_MAX, SECOND_NS
 from fraudgate.transaction import ENTITIES, Bool, Float64, Int64
 
@@ -25,145 +28,147 @@ HALF_BITS = 20
 HALF = 1 << HALF_BITS
 assert AMOUNT_MINOR_MAX < HALF * HALF
 
+COUNT, PAID, HIGH, LOW = range(4)
+HOURS_A_WEEK = 168
+HOUR_NS = 3_600 * SECOND_NS
+
 
 class Plan:
     """The compiled form of ``schema``.
 
     entities: the kinds of entity that have windows, [K]
-    searched_kind, searched_ticks: the edges to search, [E]: which kind, and how many ticks before the event
+    searched_kind, searched_ticks: the edges to search, [E] and [E, 1]: of which kind, how many ticks before the event
     reach: how many ticks a kind's windows reach back, [K]
-    Totals are handed to ``fill`` as int64[E + K, rows, columns]: searched edges, then each kind's own.
     """
 
     def __init__(self, schema: FeatureSchema) -> None:
         self.schema = schema
         windows = schema.windows
         self.entities = tuple(entity for entity in ENTITIES if any(window.entity == entity for window in windows))
-        self.fraud_entities = tuple(
-            entity
-            for entity in self.entities
-            if any(window.entity == entity and window.aggregate == "fraud_share" for window in windows)
-        )
+        fraud = {window.entity for window in windows if window.aggregate == "fraud_share"}
+        self.fraud_entities = tuple(entity for entity in self.entities if entity in fraud)
         self.money = any(window.aggregate in ("sum", "mean") for window in windows)
-        self.fraud_column = 4 if self.money else 1
-        self.columns = self.fraud_column + bool(self.fraud_entities)
+        self.fraud_column = LOW + 1 if self.money else COUNT + 1
+        self.columns = self.fraud_column + bool(fraud)
+        self.exponent_scale = 10.0**schema.exponent
+
+        features = list(enumerate(schema.features))
+        self._amounts = [row for row, feature in features if isinstance(feature, Amount)]
+        self._attributes = [(row, feature) for row, feature in features if isinstance(feature, Attribute)]
+        self.reads_money = self.money or bool(self._amounts)
+        calendar = [(row, _hours_of_week(feature)) for row, feature in features if isinstance(feature, Weekend | Hours)]
+        self._calendar_rows = _indices(row for row, _ in calendar)
+        self._calendar = np.array([hours for _, hours in calendar], np.float64).reshape(-1, HOURS_A_WEEK)
         self._plan_edges(windows)
-        self._plan_features()
+        self._plan_terms([(row, feature) for row, feature in features if isinstance(feature, Window)])
 
     def _plan_edges(self, windows: Sequence[Window]) -> None:
-        tick_ns = self.schema.tick_ns
-        ends = {}  # each distinct window once: (kind, ticks back to its end, ticks back to its start)
-        for window in windows:
-            delay = window.label_delay_ns // tick_ns
-            ends[window.name] = (self.entities.index(window.entity), delay, delay + window.width_ns // tick_ns)
-        spans = sorted(set(ends.values()))
-        searched = sorted({(kind, ticks) for kind, to, start in spans for ticks in (to, start) if ticks})
-        places = {edge: place for place, edge in enumerate(searched)}
-        places |= {(kind, 0): len(searched) + kind for kind in range(len(self.entities))}
+        ends = [(self.entities.index(window.entity), *self._ticks_back(window)) for window in windows]
+        searched = sorted({(kind, ticks) for kind, to, start in ends for ticks in (to, start) if ticks})
+        kinds = range(len(self.entities))
+        self._edge = {edge: place for place, edge in enumerate([*searched, *((kind, 0) for kind in kinds)])}
         self.searched_kind = _indices(kind for kind, _ in searched)
-        self.searched_ticks = _indices(ticks for _, ticks in searched)
-        self.reach = _indices(max(start for k, _, start in spans if k == kind) for kind in range(len(self.entities)))
-        self._to = _indices(places[kind, to] for kind, to, _ in spans)
-        self._from = _indices(places[kind, start] for kind, _, start in spans)
-        self._span = {name: spans.index(span) for name, span in ends.items()}
+        self.searched_ticks = _indices(ticks for _, ticks in searched).reshape(-1, 1)
+        self.reach = _indices(max(start for kind, _, start in ends if kind == mine) for mine in kinds)
 
-    def _plan_features(self) -> None:
-        features = self.schema.features
-        self._amounts = [i for i, feature in enumerate(features) if isinstance(feature, Amount)]
-        self._weekends = [i for i, feature in enumerate(features) if isinstance(feature, Weekend)]
-        self._hours = [(i, feature) for i, feature in enumerate(features) if isinstance(feature, Hours)]
-        self._attributes = [(i, feature) for i, feature in enumerate(features) if isinstance(feature, Attribute)]
-        self.reads_money = self.money or bool(self._amounts)
-        self._counts = self._group("count")
-        self._sums = self._group("sum")
-        self._means = self._group("mean")
-        self._shares = self._group("fraud_share")
+    def _ticks_back(self, window: Window) -> tuple[int, int]:
+        """How long before the event a window ends and starts."""
+        delay = window.label_delay_ns // self.schema.tick_ns
+        return delay, delay + window.width_ns // self.schema.tick_ns
 
-    def _group(self, aggregate: Aggregate) -> "_Group":
-        chosen = [(i, f) for i, f in enumerate(self.schema.features) if isinstance(f, Window) and f.aggregate == aggregate]
-        return _Group(
-            rows=_indices(i for i, _ in chosen),
-            spans=_indices(self._span[feature.name] for _, feature in chosen),
-            empty=np.array([[feature.empty] for _, feature in chosen], np.float64).reshape(-1, 1),
-        )
+    def _plan_terms(self, windows: list[tuple[int, Window]]) -> None:
+        """Lay the terms out in blocks: what ratios divide by, their money, its LOW halves, their other numerators, counts."""
+        money = [(row, window) for row, window in windows if window.aggregate in ("sum", "mean")]
+        shares = [(row, window) for row, window in windows if window.aggregate == "fraud_share"]
+        counts = [(row, window) for row, window in windows if window.aggregate == "count"]
+        blocks = [
+            [self._term(window, PAID) for _, window in money] + [self._term(window, COUNT) for _, window in shares],
+            [self._term(window, LOW) for _, window in money],
+            [self._term(window, HIGH) for _, window in money],
+            [self._term(window, self.fraud_column) for _, window in shares],
+            [self._term(window, COUNT) for _, window in counts],
+        ]
+        terms = [term for block in blocks for term in block]
+        self._to = _indices(to for to, _ in terms)
+        self._from = _indices(start for _, start in terms)
+        stops = list(accumulate(len(block) for block in blocks))
+        self._below, self._low, self._high = slice(0, stops[0]), slice(stops[0], stops[1]), slice(stops[1], stops[2])
+        self._ratio, self._result = slice(stops[1], stops[3]), slice(stops[1], stops[4])
+
+        ordered = [*money, *shares, *counts]
+        self._window_rows = _indices(row for row, _ in ordered)
+        self._sums = [place for place, (_, window) in enumerate(money) if window.aggregate == "sum"]
+        self._scale = np.array([[self.exponent_scale]] * len(money) + [[1.0]] * len(shares)).reshape(-1, 1)
+        self._empty = [(place, window.empty) for place, (_, window) in enumerate(ordered) if window.empty]
+
+    def _term(self, window: Window, column: int) -> tuple[int, int]:
+        """The lines of the two edges of a window."""
+        kind = self.entities.index(window.entity)
+        to, start = (self._edge[kind, ticks] * self.columns + column for ticks in self._ticks_back(window))
+        return to, start
 
     def increments(self, amount_minor: Int64, paid: Bool | None) -> Int64:
         """What events add to the totals, [rows, columns]; ``paid``: which are in the schema's currency, None = all."""
         added = np.zeros((len(amount_minor), self.columns), np.int64)
-        added[:, 0] = 1
+        added[:, COUNT] = 1
         if self.money:
-            added[:, 1] = 1
-            np.right_shift(amount_minor, HALF_BITS, out=added[:, 2])
-            np.bitwise_and(amount_minor, HALF - 1, out=added[:, 3])
+            added[:, PAID] = 1
+            added[:, HIGH] = amount_minor >> HALF_BITS
+            added[:, LOW] = amount_minor & (HALF - 1)
             if paid is not None:
-                added[~paid, 1:4] = 0
+                added[~paid, PAID : LOW + 1] = 0
         return added
 
     def fill_request(self, values: Float64, event_time_ns: Int64, amount_minor: Int64, paid: Bool | None) -> None:
         """Write the amount, weekend and hours features. values: [features, rows]."""
-        for i in self._amounts:
-            np.divide(amount_minor, 10.0**self.schema.exponent, out=values[i])
+        for row in self._amounts:
+            np.divide(amount_minor, self.exponent_scale, out=values[row])
             if paid is not None:
-                values[i][~paid] = 0.0
-        if not self._weekends and not self._hours:
-            return
-        hours = event_time_ns // (3_600 * SECOND_NS)
-        if self._weekends:
-            values[self._weekends] = (hours // 24 + 3) % 7 >= 5  # 1970-01-01 was a Thursday, weekday 3
-        if self._hours:
-            hours %= 24
-        for i, feature in self._hours:
-            after, before = hours >= feature.first, hours <= feature.last
-            values[i] = after & before if feature.first <= feature.last else after | before
+                values[row, ~paid] = 0.0
+        if len(self._calendar_rows):
+            values[self._calendar_rows] = self._calendar.take(event_time_ns // HOUR_NS % HOURS_A_WEEK, 1)
 
     def fill_attributes(self, values: Float64, attributes: Sequence[dict[str, float]] | None) -> None:
         """Write the attribute features. values: [features, rows]; ``attributes`` by row, None = no row has any."""
-        for i, feature in self._attributes:
+        for row, feature in self._attributes:
             if attributes is None:
-                values[i] = feature.default
+                values[row] = feature.default
             else:
-                values[i] = [row.get(feature.attribute, feature.default) for row in attributes]
+                values[row] = [given.get(feature.attribute, feature.default) for given in attributes]
 
     def fill_windows(self, values: Float64, totals: Int64) -> None:
-        """Write the window features. values: [features, rows]; totals: [E + K, rows, columns]."""
-        if not len(self._to):
-            return
-        spans = (totals.take(self._to, 0) - totals.take(self._from, 0)).astype(np.float64)
-        count = spans[:, :, 0]
-        group = self._counts
-        if len(group.rows):
-            chosen = count.take(group.spans, 0)
-            values[group.rows] = np.where(chosen > 0, chosen, group.empty) if group.empty.any() else chosen
+        """Write the window features. values: [features, rows]; totals: [E + K, rows, columns], searched edges first."""
+        edges, rows, columns = totals.shape
+        lines = totals.transpose(0, 2, 1).reshape(edges * columns, rows)
+        terms = (lines.take(self._to, 0) - lines.take(self._from, 0)).astype(np.float64)
+        result = terms[self._result]
         if self.money:
-            money = spans[:, :, 2] * HALF + spans[:, :, 3]
-            scale = 10.0**self.schema.exponent
-            self._fill_ratio(values, self._means, money, spans[:, :, 1], scale)
-            group = self._sums
-            if len(group.rows):
-                paid = spans[:, :, 1].take(group.spans, 0) > 0
-                values[group.rows] = np.where(paid, money.take(group.spans, 0) / scale, group.empty)
-        if self.fraud_entities:
-            self._fill_ratio(values, self._shares, spans[:, :, self.fraud_column], count, 1.0)
-
-    def _fill_ratio(self, values: Float64, group: "_Group", above: Float64, below: Float64, scale: float) -> None:
-        if not len(group.rows):
-            return
-        below = below.take(group.spans, 0)
-        some = below > 0
-        result = np.empty_like(below)
-        result[:] = group.empty
-        np.divide(above.take(group.spans, 0), below, out=result, where=some)
-        if scale != 1.0:
-            np.divide(result, scale, out=result, where=some)
-        values[group.rows] = result
+            high = terms[self._high]
+            high *= HALF
+            high += terms[self._low]
+        below = terms[self._below]
+        nothing = [
+            (place, (below if place < len(below) else result)[place] == 0, value) for place, value in self._empty
+        ]
+        if self._sums:
+            below[self._sums] = 1.0
+        np.maximum(below, 1.0, out=below)  # of nothing there is nothing: 0 / 1
+        ratio = terms[self._ratio]
+        ratio /= below
+        ratio /= self._scale
+        for place, rows_empty, value in nothing:
+            result[place, rows_empty] = value
+        values[self._window_rows] = result
 
 
-class _Group:
-    """The window features of one aggregate: rows of the output [G], their windows [G], values when empty [G, 1]."""
+def _hours_of_week(feature: Weekend | Hours) -> list[bool]:
+    """The feature's value in each hour of a week that begins, like 1970, on a Thursday (weekday 3) at 00:00 UTC."""
+    if isinstance(feature, Weekend):
+        return [(hour // 24 + 3) % 7 >= 5 for hour in range(HOURS_A_WEEK)]
+    first, last = feature.first, feature.last
+    inside = [first <= hour <= last if first <= last else hour >= first or hour <= last for hour in range(24)]
+    return inside * 7
 
-    def __init__(self, rows: Int64, spans: Int64, empty: Float64) -> None:
-        self.rows, self.spans, self.empty = rows, spans, empty
 
-
-def _indices(values: "object") -> Int64:
-    return np.array(list(values), np.int64)  # type: ignore[call-overload]
+def _indices(numbers: Iterable[int]) -> Int64:
+    return np.array(list(numbers), np.int64)

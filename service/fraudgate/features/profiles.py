@@ -62,7 +62,9 @@ class Profiles:
         if kind is None:
             return {}, []
         stored = kind.stored(kind.row_of.get(id, 0))
-        values = {name: stored.get(name, float(default)) for name, default in zip(kind.names, kind.defaults, strict=True)}
+        values = {
+            name: stored.get(name, float(default)) for name, default in zip(kind.names, kind.defaults, strict=True)
+        }
         return values, [name for name in kind.names if name not in stored]
 
 

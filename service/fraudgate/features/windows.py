@@ -6,14 +6,12 @@ A *bucket* is all events of a series in one tick. A series owns a slot of the ar
     totals     b    b+x1  b+x12 ...                         running totals since the series began, one row a bucket
 
 so that a window (from, to] is one subtraction, totals(to) - totals(from), and a search in a slot needs no bounds: the
-sentinel is at or before every instant and the unused rest after it. What one event adds to the totals is its
+sentinel is at or before every instant and the unused rest, never empty, after it. What one event adds to the totals is its
 *increment*. Columns are int64 and never overflow because amounts are kept in two halves (see ``plan.py``).
 
 A batch is applied and searched as a whole: NumPy's cost is per call, so 64 appends cost what one does. Events that are
 late, or that share a series, go one by one through ``insert``; both ways give the same buckets.
 """
-
-from typing import Any
 
 import numpy as np
 
@@ -42,11 +40,8 @@ class Windows:
         self._totals: Int64 = np.empty((buckets_reserved, columns), np.int64)
         self._used = 0  # buckets of the arena that belong to slots
         self._free: dict[int, list[int]] = {}  # slots given back, by size
-        # By series: where its slot begins, half its size, its last bucket, and how many ticks it keeps.
-        self._offset: Int64 = np.zeros(1024, np.int64)
-        self._half: Int64 = np.zeros(1024, np.int64)
-        self._last: Int64 = np.zeros(1024, np.int64)
-        self._keep: Int64 = np.zeros(1024, np.int64)
+        # By series: where its slot begins, half its size, its last place, its last bucket, how many ticks it keeps.
+        self._offset, self._half, self._limit, self._last, self._keep = np.zeros((5, 1024), np.int64)
         self.series_count = 0
         self.open_series(0)
 
@@ -57,9 +52,9 @@ class Windows:
         """A new, empty series that keeps buckets younger than ``keep`` ticks before its latest; returns its number."""
         series = self.series_count
         if series == len(self._offset):
-            self._offset, self._half, self._last, self._keep = (
+            self._offset, self._half, self._limit, self._last, self._keep = (
                 np.concatenate([column, np.zeros_like(column)])
-                for column in (self._offset, self._half, self._last, self._keep)
+                for column in (self._offset, self._half, self._limit, self._last, self._keep)
             )
         self.series_count += 1
         self._keep[series] = keep
@@ -69,39 +64,51 @@ class Windows:
         self._settle(series, offset, SLOT_BUCKETS_MIN, 0)
         return series
 
-    def apply(self, series: Int64, ticks: Int64, increments: Int64, alone: list[int]) -> tuple[Int64, Int64]:
-        """Apply one event to each series, in order.
+    def apply(self, series: Int64, ticks: Int64, increments: Int64, alone: list[int], own: Int64) -> Int64 | None:
+        """Apply the events of some rows, each to its series of every kind, in order.
 
-        series, ticks: [P]; increments: [P, columns]; ABSENT takes nothing. ``alone``: the positions whose series occurs
-        more than once or is ABSENT.
-        Returns the totals at each event's own bucket just after it was applied, [P, columns], and the latest tick of
-        each series then, [P].
+        series: [kinds, rows]; ABSENT takes nothing. ticks: [rows]; increments: [rows, columns]. ``alone``: the positions
+        in ``series``, flat, that are ABSENT or whose series occurs more than once.
+        own: [kinds, rows, columns], written: the totals at each event's own bucket just after it was applied.
+        Returns the latest tick of each series then, [kinds, rows]; None when that is the event's own tick everywhere.
         """
+        every = series
+        if alone:
+            series = series.copy()
+            series.reshape(-1)[alone] = ABSENT
         last = self._last.take(series)
         latest = self._ticks.take(last)
-        together = (ticks >= latest) & (last < self._limit(series))
-        if alone:
-            together[alone] = False
-        if together.all():
-            return self._append(series, ticks, increments, last, latest), ticks
-        own = np.zeros_like(increments)
-        newest = ticks.copy()
-        for i in np.flatnonzero(~together).tolist():
-            if series[i] != ABSENT:
-                own[i], newest[i] = self.insert(int(series[i]), int(ticks[i]), increments[i])
-        rows = np.flatnonzero(together)
-        own[rows] = self._append(series[rows], ticks[rows], increments[rows], last[rows], latest[rows])
-        return own, newest
-
-    def _append(self, series: Int64, ticks: Int64, increments: Int64, last: Int64, latest: Int64) -> Int64:
-        """Events at or after the latest of their series, each series once, all with room."""
-        own = self._totals.take(last, axis=0)
+        late = ticks < latest
+        if np.count_nonzero(late):
+            late.reshape(-1)[alone] = True
+            return self.apply(every, ticks, increments, np.flatnonzero(late).tolist(), own)
+        self._totals.take(last, 0, own, "clip")
         own += increments
         bucket = last + (ticks > latest)
         self._ticks[bucket] = ticks
         self._totals[bucket] = own
         self._last[series] = bucket
-        return own
+        full = bucket >= self._limit.take(series)
+        if np.count_nonzero(full):
+            for one in series[full].tolist():
+                self._make_room(one)
+        return self._apply_alone(every.reshape(-1), ticks, increments, alone, own) if alone else None
+
+    def _apply_alone(self, series: Int64, ticks: Int64, increments: Int64, alone: list[int], own: Int64) -> Int64:
+        """The events that ``apply`` could not take together. ABSENT stood in for their series and is emptied."""
+        empty = int(self._offset[ABSENT])
+        self._ticks[empty + 1 : empty + SLOT_BUCKETS_MIN] = NEVER
+        self._last[ABSENT] = empty
+        rows = len(ticks)
+        own = own.reshape(-1, self._columns)
+        newest = np.concatenate([ticks] * (len(series) // rows))
+        for position in alone:
+            row, number = position % rows, int(series[position])
+            if number == ABSENT:
+                own[position] = 0
+            else:
+                own[position], newest[position] = self.insert(number, int(ticks[row]), increments[row])
+        return newest.reshape(-1, rows)
 
     def insert(self, series: int, tick: int, increment: Int64) -> tuple[Int64, int]:
         """Apply one event, late or not. An event older than the series keeps changes nothing.
@@ -115,9 +122,6 @@ class Windows:
             return self._totals[self._bucket(series, horizon)].copy(), latest
         bucket = self._bucket(series, tick)
         if self._ticks[bucket] != tick:
-            if last >= self._offset[series] + 2 * self._half[series] - 1:
-                self._make_room(series)
-                last, bucket = int(self._last[series]), self._bucket(series, tick)
             bucket += 1
             self._ticks[bucket + 1 : last + 2] = self._ticks[bucket : last + 1]
             self._totals[bucket + 1 : last + 2] = self._totals[bucket : last + 1]
@@ -126,7 +130,10 @@ class Windows:
             last += 1
             self._last[series] = last
         self._totals[bucket : last + 1] += increment
-        return self._totals[bucket].copy(), max(latest, tick)
+        own = self._totals[bucket].copy()
+        if last == self._limit[series]:
+            self._make_room(series)
+        return own, max(latest, tick)
 
     def adjust(self, series: int, tick: int, column: int, delta: int) -> bool:
         """Add to one column of the bucket at ``tick``; False when the series keeps no such bucket."""
@@ -137,14 +144,18 @@ class Windows:
         return True
 
     def totals_at(self, series: Int64, ticks: Int64, out: Int64) -> None:
-        """The totals over everything at or before ``ticks``. series, ticks: [Q]; out: [Q, columns], written."""
+        """The totals over everything at or before ``ticks``. series, ticks: [..]; out: [.., columns], written."""
+        self._totals.take(self._locate(series, ticks), 0, out, "clip")
+
+    def _locate(self, series: Int64, ticks: Int64) -> Int64:
+        """Where the last bucket at or before ``ticks`` lies; a sentinel when there is none. A binary search of all."""
         bucket = self._offset.take(series)
         step = self._half.take(series)
         for _ in range(int(step.max(initial=0)).bit_length()):
             candidate = bucket + step
-            np.copyto(bucket, candidate, where=self._ticks.take(candidate) <= ticks)
+            np.putmask(bucket, self._ticks.take(candidate) <= ticks, candidate)
             step >>= 1
-        self._totals.take(bucket, 0, out, "clip")
+        return bucket
 
     def keeps(self, series: int, tick: int) -> bool:
         """Whether a series still keeps events of this tick."""
@@ -154,12 +165,24 @@ class Windows:
         """The latest tick of a series, FIRST when it has none."""
         return int(self._ticks[self._last[series]])
 
-    def read(self, series: int) -> tuple[Int64, Int64]:
-        """What a series keeps: ticks [B], ascending, and what each bucket adds, [B, columns]. Copies."""
-        offset, stop = int(self._offset[series]), int(self._last[series]) + 1
-        expired = self.latest(series) - int(self._keep[series])
-        start = offset + int(self._ticks[offset:stop].searchsorted(max(expired, FIRST), "right"))
-        return self._ticks[start:stop].copy(), self._totals[start:stop] - self._totals[start - 1 : stop - 1]
+    def kept(self, series: int) -> int:
+        """How many buckets a series keeps."""
+        return int(self._last[series]) - self._bucket(series, self.latest(series) - int(self._keep[series]))
+
+    def dump(self) -> tuple[Int64, Int64, Int64]:
+        """What every series but ABSENT keeps: buckets [S], then their ticks [B] and what they add, [B, columns]."""
+        series = np.arange(1, self.series_count)
+        last = self._last[series]
+        before = self._locate(series, self._ticks[last] - self._keep[series])
+        kept = ragged(before + 1, last - before)
+        return last - before, self._ticks[kept], self._totals[kept] - self._totals[kept - 1]
+
+    def load(self, buckets: Int64, ticks: Int64, added: Int64) -> None:
+        """Give the series opened so far what ``dump`` returned. Raises ValueError when the numbers do not fit."""
+        if len(buckets) != self.series_count - 1 or buckets.min(initial=0) < 0 or buckets.sum() != len(ticks):
+            raise ValueError("series and buckets do not match")
+        series = np.arange(1, self.series_count)
+        self._replace(series, np.repeat(series, buckets), ticks, added)
 
     def merge(self, series: Int64, ticks: Int64, increments: Int64) -> None:
         """Apply many events at once, in any order. series, ticks: [N]; increments: [N, columns]; none ABSENT."""
@@ -183,16 +206,17 @@ class Windows:
         """Rewrite whole series. ``touched`` ascending; the rest by series, then tick, each bucket once."""
         starts = np.searchsorted(owners, touched)
         lengths = np.diff(starts, append=len(owners))
+        some = lengths > 0
         small = np.flatnonzero(lengths + 1 >= 2 * self._half[touched])
         for i in small.tolist():
             self._rehouse(int(touched[i]), int(lengths[i]))
         offset = self._offset[touched]
         self._ticks[ragged(offset + 1, self._last[touched] - offset)] = NEVER
         running = np.cumsum(added, axis=0)
-        before = running[starts] - added[starts]
+        before = running[starts[some]] - added[starts[some]]
         place = ragged(offset + 1, lengths)
         self._ticks[place] = moments
-        self._totals[place] = running - np.repeat(before, lengths, axis=0)
+        self._totals[place] = running - np.repeat(before, lengths[some], axis=0)
         self._totals[offset] = 0
         self._last[touched] = offset + lengths
 
@@ -227,6 +251,7 @@ class Windows:
     def _settle(self, series: int, offset: int, size: int, length: int) -> None:
         self._offset[series] = offset
         self._half[series] = size // 2
+        self._limit[series] = offset + size - 1
         self._last[series] = offset + length
 
     def _take_slot(self, size: int) -> int:
@@ -253,10 +278,6 @@ class Windows:
         """Where the last bucket at or before ``tick`` lies; the sentinel when there is none."""
         offset, stop = int(self._offset[series]), int(self._last[series]) + 1
         return offset + int(self._ticks[offset:stop].searchsorted(tick, "right")) - 1
-
-    def _limit(self, series: Int64) -> Int64:
-        limit: Any = self._offset.take(series) + 2 * self._half.take(series) - 1
-        return limit  # type: ignore[no-any-return]
 
 
 def ragged(starts: Int64, lengths: Int64) -> Int64:

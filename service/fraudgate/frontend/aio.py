@@ -58,7 +58,7 @@ class ScoringHandlers:
         for reader in self._readers:
             reader.cancel()
 
-    def generic_handler(self) -> "grpc.GenericRpcHandler[Any, Any]":
+    def generic_handler(self) -> grpc.GenericRpcHandler:
         """What ``grpc.aio.Server.add_generic_rpc_handlers`` takes: bytes in, bytes out."""
         return grpc.method_handlers_generic_handler(
             SERVICE,

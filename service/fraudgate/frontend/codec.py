@@ -156,5 +156,3 @@ def delimited(field_number: int, body: bytes) -> bytes:
         size >>= 7
     prefix.append(size)
     return bytes(prefix) + body
-
-

@@ -65,7 +65,6 @@ class Door:
         recorder: Recorder,
         counters: Counters,
         clock: Clock,
-        batch_ns: int,
         budget_ns: int = BUDGET_NS,
     ) -> None:
         self._pipeline = pipeline
@@ -75,8 +74,8 @@ class Door:
         self._counters = counters
         self._clock = clock
         self._budget_ns = budget_ns
-        self.batch_ns = batch_ns
-        """How long one batch runs, nanoseconds: measured at warm-up, then a moving average."""
+        self.batch_ns = 0
+        """How long one batch runs, nanoseconds: set by the warm-up, then a moving average."""
         self.closed: Refusal | None = None
         """Set while every new call is refused: no model is live, or the server is draining."""
         self._loop = asyncio.get_running_loop()

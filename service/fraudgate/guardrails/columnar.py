@@ -178,7 +178,7 @@ def _compared(compare: Callable[[Any, Any], Any], read: Run, bound: Any, inputs:
 
 
 def _strict_bool(values: Any, failed: Any) -> Result:
-    return values, failed
+    return values if failed is None else values & ~failed, failed
 
 
 def _double_arithmetic(operation: Callable[[Any, Any], Any], left: Column, right: Column) -> Run:

@@ -123,7 +123,7 @@ class Subset:
     def _selection(self, expr: Expr) -> Node:
         (operand,) = expr.operands
         if operand.kind != "ident":
-            raise self._refusal("a selection from anything but features and attributes", expr.offset)
+            raise self._refusal("a selection from anything but features and attributes", _start(operand))
         owner = operand.name.removeprefix(".")
         if owner == ATTRIBUTES:
             return Attribute(expr.name, operand.offset, expr.test_only)
@@ -165,3 +165,10 @@ class Subset:
 
     def _refusal(self, what: str, offset: int) -> CelError:
         return CelError(f"{what} is not in the rules' subset of CEL", offset)
+
+
+def _start(expr: Expr) -> int:
+    """Where a chain of selections begins."""
+    while expr.kind == "select":
+        (expr,) = expr.operands
+    return expr.offset

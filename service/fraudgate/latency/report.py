@@ -137,7 +137,10 @@ def _decode(text: str) -> Distribution:
             f"a histogram of {lowest}..{highest} with {digits} digits, not of {LOWEST_NS}..{HIGHEST_NS} ns with"
             f" {SIGNIFICANT_DIGITS}; it could not be merged exactly"
         )
-    return Distribution.of(Filled.copy(np.ctypeslib.as_array(histogram.counts).astype(np.int64)))
+    counts = np.ctypeslib.as_array(histogram.counts).astype(np.int64)
+    if counts.min() < 0:
+        raise ValueError("a count does not fit in 63 bits")
+    return Distribution.of(Filled.copy(counts))
 
 
 def render_table(report: LatencyReport) -> str:

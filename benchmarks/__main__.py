@@ -1,0 +1,95 @@
+"""The canonical benchmarks: ``python -m benchmarks [NAME ...]``; without names all that ``make bench`` runs.
+
+Prints the headline numbers and merges them into ``benchmarks/results/latest.json``, each with its commit, date and machine.
+Machines differ and are shared: compare figures of one run with each other, and ratios between runs.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results" / "latest.json"
+BENCHMARKS = ("pipeline", "aio", "features", "rules", "engine", "recorder", "batch_log")
+"""Run by default, in this order. Each module has ``figures() -> dict[str, float]``."""
+OTHERS = ("invariance",)
+GOALS = {
+    "pipeline_cpu_us_per_decision": ("<=", 12.0),
+    "aio_ratio_to_echo": ("<=", 1.25),
+    "aio_decisions_per_second": (">=", 4_000.0),
+    "startup_seconds": ("<=", 1.5),
+    "bulk_load_events_per_second": (">=", 500_000.0),
+    "invariance_differing_bits": ("<=", 0.0),
+}
+
+
+def machine() -> str:
+    """Cores, processor and system, in a line."""
+    model = next(
+        (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "unknown"
+    )
+    return f"{os.cpu_count()} x {model}, Linux {platform.release()}, Python {platform.python_version()}"
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+
+
+def commit() -> str:
+    """The commit that was measured; a + marks changes on top of it."""
+    try:
+        head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    others = [line for line in dirty.stdout.splitlines() if not line.endswith(str(RESULTS.name))]
+    return head.stdout.strip() + ("+" if others else "")
+
+
+def merge(figures: Mapping[str, float], path: Path = RESULTS) -> None:
+    """Put these figures into the results file, beside what is there."""
+    stamp = {"commit": commit(), "date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine()}
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    results |= {key: {"value": value, **stamp} for key, value in figures.items()}
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(dict(sorted(results.items())), indent=2) + "\n", encoding="utf-8")
+
+
+def line(key: str, value: float) -> str:
+    """A figure with its goal, where it has one."""
+    text = f"  {key:<36} {value:>14,}"
+    if key not in GOALS:
+        return text
+    relation, goal = GOALS[key]
+    met = value <= goal if relation == "<=" else value >= goal
+    return f"{text}   goal {relation} {goal:,g}  {'met' if met else 'MISSED'}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[[], *BENCHMARKS, *OTHERS], metavar="NAME", help=", ".join(BENCHMARKS + OTHERS))
+    names = parser.parse_args().names or BENCHMARKS
+    for name in names:
+        started = monotonic()
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        figures = importlib.import_module(f"benchmarks.{name}").figures()
+        merge(figures)
+        print(f"{name} ({monotonic() - started:.0f} s)")
+        print("\n".join(line(key, value) for key, value in figures.items()), flush=True)
+    print(f"written to {RESULTS}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

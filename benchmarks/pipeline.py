@@ -1,0 +1,98 @@
+"""The pipeline's own cost at full batches: from 32 decoded requests to 32 serialised answers.
+
+Everything is in it: RecordBatch, validation, idempotency, exact windows, packing, INT8 inference, rules, recording and
+rendering. CPU time of this thread, median over rounds. ``python -m benchmarks.pipeline [--json] [--log] [--profile]``.
+"""
+
+import argparse
+import asyncio
+import cProfile
+import gc
+import json
+import pstats
+import statistics
+import tempfile
+from time import monotonic_ns, thread_time_ns
+
+import msgspec
+
+from benchmarks import traffic
+from fraudgate import config
+from fraudgate.assembly import Parts, assemble
+from fraudgate.frontend.codec import Renderer, request_batch
+from fraudgate.limits import BATCH_ROWS_MAX
+from fraudgate.v1 import scoring_pb2
+
+ROUNDS, BATCHES = 9, 400
+
+
+def settings(log_dir: str = "") -> config.Config:
+    """The defaults, with idempotency, and a batch log where asked for. No budget: a pause of the machine is no refusal."""
+    return msgspec.structs.replace(
+        config.load(None), log=config.Log(dir=log_dir), batching=config.Batching(budget_ns=0)
+    )
+
+
+async def _run(parts: Parts, renderer: Renderer, batches: list[list[scoring_pb2.Transaction]]) -> int:
+    """Score these batches; CPU nanoseconds."""
+    score, no_deadlines = parts.pipeline.score, [0] * BATCH_ROWS_MAX
+    started_ns = thread_time_ns()
+    for transactions in batches:
+        now_ns = monotonic_ns()
+        batch = request_batch(transactions, [now_ns] * BATCH_ROWS_MAX, no_deadlines)
+        answers = await score(batch)
+        renderer.render(answers, [transaction.transaction_id for transaction in transactions])
+    return thread_time_ns() - started_ns
+
+
+def measure(log_dir: str = "", profile: bool = False) -> dict[str, float]:
+    """CPU microseconds per decision: median, least and most of the rounds."""
+    made = traffic.transactions((ROUNDS + 2) * BATCHES * BATCH_ROWS_MAX)
+    chunks = [made[i : i + BATCH_ROWS_MAX] for i in range(0, len(made), BATCH_ROWS_MAX)]
+    parts = assemble(settings(log_dir), lambda _line: None)
+    renderer = Renderer(parts.editions)
+    asyncio.run(_run(parts, renderer, chunks[:BATCHES]))
+    gc.collect()  # as the service does when it starts
+    gc.freeze()
+    gc.disable()
+    costs = []
+    for i in range(1, ROUNDS + 1):
+        costs.append(asyncio.run(_run(parts, renderer, chunks[i * BATCHES : (i + 1) * BATCHES])))
+    if profile:
+        profiler = cProfile.Profile()
+        profiler.runcall(asyncio.run, _run(parts, renderer, chunks[-BATCHES:]))
+        pstats.Stats(profiler).sort_stats("tottime").print_stats(35)
+    if parts.log is not None:
+        parts.log.close()
+    per_decision = [cost / (BATCHES * BATCH_ROWS_MAX) / 1_000 for cost in costs]
+    return {"median": statistics.median(per_decision), "min": min(per_decision), "max": max(per_decision)}
+
+
+def figures() -> dict[str, float]:
+    """The figures of the results file: without and with the batch log."""
+    plain = measure()
+    with tempfile.TemporaryDirectory() as folder:
+        logged = measure(folder)
+    return {
+        "pipeline_cpu_us_per_decision": round(plain["median"], 2),
+        "pipeline_cpu_us_per_decision_min": round(plain["min"], 2),
+        "pipeline_logged_cpu_us_per_decision": round(logged["median"], 2),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--log", action="store_true", help="with the batch log on")
+    parser.add_argument("--profile", action="store_true", help="print a profile of one more round")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        costs = measure(folder if args.log else "", args.profile)
+    if args.json:
+        print(json.dumps({"pipeline_cpu_us_per_decision": round(costs["median"], 2)}))
+    else:
+        print(f"pipeline: {costs['median']:.2f} us CPU per decision ({costs['min']:.2f} to {costs['max']:.2f})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""One gRPC call written by hand, frame by frame, for what no gRPC client would send: a message that is cut, a connection
+that is dropped, a deadline that has passed, an encoding that nobody knows. RFC 9113 and, without Huffman, RFC 7541.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import NamedTuple, Self
+
+DATA, HEADERS, RST_STREAM, SETTINGS, GOAWAY, CONTINUATION = 0x0, 0x1, 0x3, 0x4, 0x7, 0x9
+END_STREAM, END_HEADERS, ACK = 0x1, 0x4, 0x1
+_HEADER_TABLE_SIZE = 0x1
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+
+class Frame(NamedTuple):
+    kind: int
+    flags: int
+    stream: int
+    payload: bytes
+
+
+def grpc_message(body: bytes, length: int | None = None, compressed: bool = False) -> bytes:
+    """A length-prefixed message; ``length`` may lie."""
+    return bytes([compressed]) + (len(body) if length is None else length).to_bytes(4) + body
+
+
+class RawConnection:
+    """A connection that a test writes itself."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self.writer = reader, writer
+
+    @classmethod
+    async def open(cls, port: int) -> Self:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        connection = cls(reader, writer)
+        writer.write(_PREFACE)
+        # Without a dynamic table, every header but the static ones comes spelt out.
+        connection.write(SETTINGS, 0, 0, _HEADER_TABLE_SIZE.to_bytes(2) + (0).to_bytes(4))
+        return connection
+
+    def write(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        self.writer.write(len(payload).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + payload)
+
+    def start_call(self, path: str, headers: Mapping[str, str] | None = None, stream: int = 1) -> None:
+        """HEADERS of a call; its messages follow."""
+        fields = {
+            ":method": "POST",
+            ":scheme": "http",
+            ":path": path,
+            ":authority": "localhost",
+            "te": "trailers",
+            "content-type": "application/grpc",
+            **(headers or {}),
+        }
+        block = b"".join(b"\x00" + _text(name) + _text(value) for name, value in fields.items())
+        self.write(HEADERS, END_HEADERS, stream, block)
+
+    async def read_frame(self) -> Frame | None:
+        """The next frame; None at the end of the connection."""
+        try:
+            head = await self._reader.readexactly(9)
+            payload = await self._reader.readexactly(int.from_bytes(head[:3]))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return None
+        return Frame(head[3], head[4], int.from_bytes(head[5:9]), payload)
+
+    async def end_of_call(self) -> str:
+        """How the server ended the call: its grpc-status, "reset" or "closed"."""
+        async with asyncio.timeout(30):
+            while (frame := await self.read_frame()) is not None:
+                if frame.kind == SETTINGS and not frame.flags & ACK:
+                    self.write(SETTINGS, ACK, 0, b"")
+                elif frame.kind == HEADERS and frame.flags & END_STREAM:
+                    assert frame.flags & END_HEADERS
+                    return _headers(frame.payload)["grpc-status"]
+                elif frame.kind == RST_STREAM:
+                    return "reset"
+        return "closed"
+
+    async def close(self) -> None:
+        self.writer.close()
+        await asyncio.gather(self.writer.wait_closed(), return_exceptions=True)
+
+    def vanish(self) -> None:
+        """Drop the connection without a word."""
+        self.writer.transport.abort()
+
+
+def _text(text: str) -> bytes:
+    data = text.encode()
+    assert len(data) < 127
+    return bytes([len(data)]) + data
+
+
+def _headers(block: bytes) -> dict[str, str]:
+    """The literal headers of a block; those with a name or value from the static table, or Huffman-coded, are left out."""
+    found: dict[str, str] = {}
+    at = 0
+    while at < len(block):
+        first = block[at]
+        if first & 0x80:
+            _, at = _integer(block, at, 7)
+        elif first & 0xE0 == 0x20:
+            _, at = _integer(block, at, 5)
+        else:
+            index, at = _integer(block, at, 6 if first & 0x40 else 4)
+            name, at = (None, at) if index else _string(block, at)
+            value, at = _string(block, at)
+            if name is not None and value is not None:
+                found[name] = value
+    return found
+
+
+def _integer(block: bytes, at: int, bits: int) -> tuple[int, int]:
+    value, at = block[at] & (1 << bits) - 1, at + 1
+    if value < (1 << bits) - 1:
+        return value, at
+    shift = 0
+    while True:
+        value, at, more = value + ((block[at] & 127) << shift), at + 1, block[at] & 128
+        if not more:
+            return value, at
+        shift += 7
+
+
+def _string(block: bytes, at: int) -> tuple[str | None, int]:
+    huffman = block[at] & 0x80
+    length, at = _integer(block, at, 7)
+    return None if huffman else block[at : at + length].decode("latin-1"), at + length
