@@ -1,7 +1,7 @@
 """The canonical benchmarks: ``python -m benchmarks [NAME ...]``; without names all that ``make bench`` runs.
 
-Prints the headline numbers and merges them into ``benchmarks/results/latest.json``, each with its commit, date and machine.
-Machines differ and are shared: compare figures of one run with each other, and ratios between runs.
+Prints the headline numbers and merges them into ``benchmarks/results/latest.json``, each with its commit, date
+and machine. Machines differ and are shared: compare figures of one run with each other, and ratios between runs.
 """
 
 import argparse
@@ -78,7 +78,9 @@ def line(key: str, value: float) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[[], *BENCHMARKS, *OTHERS], metavar="NAME", help=", ".join(BENCHMARKS + OTHERS))
+    parser.add_argument(
+        "names", nargs="*", choices=[[], *BENCHMARKS, *OTHERS], metavar="NAME", help=", ".join(BENCHMARKS + OTHERS)
+    )
     names = parser.parse_args().names or BENCHMARKS
     for name in names:
         started = monotonic()

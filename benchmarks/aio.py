@@ -12,7 +12,7 @@ import json
 import statistics
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +39,7 @@ class Round:
     calls_per_second: float
 
 
-def service_command(folder: Path, ports: Ports, **sections: dict[str, object]) -> list[str]:
+def service_command(folder: Path, ports: Ports, **sections: Mapping[str, str | int | float | bool]) -> list[str]:
     """The command line of a service on these ports, with its configuration in ``folder``."""
     addresses = {"data": ports.data, "control": ports.control, "ops": ports.ops}
     server = {f"{name}_address": f"127.0.0.1:{port}" for name, port in addresses.items()}
@@ -95,9 +95,7 @@ async def measure_pairs(folder: Path) -> list[tuple[Round, Round]]:
         echo = await stack.enter_async_context(running("echo", echo_command(ports), ports))
         await load(service[1], ours, CALLS_PER_ROUND)
         await load(echo[1], theirs, CALLS_PER_ROUND)
-        return [
-            (await measure_round(*service, ours), await measure_round(*echo, theirs)) for _ in range(PAIRS)
-        ]
+        return [(await measure_round(*service, ours), await measure_round(*echo, theirs)) for _ in range(PAIRS)]
 
 
 async def measure_startup(folder: Path) -> float:

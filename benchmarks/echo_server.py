@@ -42,8 +42,8 @@ async def echo(body: bytes, _context: object) -> bytes:
 
 async def serve(port: int) -> None:
     server = grpc.aio.server(options=server_options(4_096))
-    handlers = {"Score": grpc.unary_unary_rpc_method_handler(echo)}
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+    handler: grpc.RpcMethodHandler = grpc.unary_unary_rpc_method_handler(echo)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Score": handler}),))
     servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     server.add_insecure_port(f"127.0.0.1:{port}")

@@ -75,6 +75,11 @@ def _cpu_us(call: Callable[[], object], calls: int) -> float:
     return (process_time_ns() - start_ns) / calls / 1_000
 
 
+def figures() -> dict[str, float]:
+    """The figures of the results file."""
+    return {key: round(value, 2) for key, value in measure(newest_versions()).items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", type=Path, metavar="DIR")

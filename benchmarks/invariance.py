@@ -35,6 +35,15 @@ def measure(model_dir: Path, rows: int = ROWS, contexts_per_row: int = CONTEXTS_
     return found
 
 
+def figures() -> dict[str, float]:
+    """The figures of the results file: every published model, the whole of it."""
+    found = [measure(model_dir) for model_dir in newest_versions()]
+    return {
+        "invariance_contexts": sum(one.contexts for one in found),
+        "invariance_differing_bits": sum(one.differing_bits for one in found),
+    }
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", type=Path, metavar="DIR")

@@ -20,7 +20,7 @@ class Recipe:
 
     hidden: int = 64
     epochs: int = 20
-    learning_rate: float = 5e-3
+    learning_rate: float = 0.01
     weight_decay: float = 0.1
     batch_rows: int = 512
     ramps: RampPlan = RampPlan()
@@ -120,6 +120,4 @@ class _Stack:
         hidden, output, hidden_bias, output_bias = (
             parameter.detach().numpy().copy() for parameter in (*self.weights, *self.biases)
         )
-        return [
-            Network(ramps, hidden[i], hidden_bias[i, 0], output[i], output_bias[i, 0]) for i in range(len(hidden))
-        ]
+        return [Network(ramps, hidden[i], hidden_bias[i, 0], output[i], output_bias[i, 0]) for i in range(len(hidden))]

@@ -21,7 +21,7 @@ from fraudgate.errors import ConfigError
 from fraudgate.features.currency import EXPONENTS
 from fraudgate.features.embedded import EmbeddedStore
 from fraudgate.features.schema import FeatureSchema
-from fraudgate.frontend.codec import Renderer, request_batch
+from fraudgate.frontend.codec import Renderer, request_batch, request_columns
 from fraudgate.guardrails.decision import Thresholds
 from fraudgate.guardrails.rules import DEFAULT_RULES, RuleSet
 from fraudgate.idempotency import IdempotencyTable
@@ -169,8 +169,8 @@ async def warm_up(parts: Parts) -> int:
     for number in range(WARM_UP_BATCHES):
         started_ns = monotonic_ns()
         transactions = [_made_up(number, row) for row in range(BATCH_ROWS_MAX)]
-        batch = request_batch(transactions, [started_ns] * BATCH_ROWS_MAX, [0] * BATCH_ROWS_MAX)
-        answers = await pipeline.score(batch)
+        columns = request_columns(transactions, [started_ns] * BATCH_ROWS_MAX, [0] * BATCH_ROWS_MAX)
+        answers = await pipeline.score(request_batch(columns), columns=columns)
         renderer.render(answers, [transaction.transaction_id for transaction in transactions])
         took_ns.append(monotonic_ns() - started_ns)
     return int(median(took_ns))

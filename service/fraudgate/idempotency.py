@@ -28,9 +28,14 @@ def payload_digests(columns: Columns, rows: Sequence[int]) -> list[bytes]:
     Fields are joined by U+001F, which no valid field contains, so equal digests mean equal payloads. Attributes are
     sorted by key, their values in IEEE bits.
     """
-    times, amounts = columns.event_time_ns.tolist(), columns.amount_minor.tolist()
-    texts = zip(columns.transaction_id, times, amounts, columns.currency, *columns.ids.values(), strict=True)
-    payloads = ["\x1f".join([str(part) if part is not None else "" for part in row]) for row in texts]
+    fields = [
+        columns.transaction_id,
+        map(str, columns.event_time_ns.tolist()),
+        map(str, columns.amount_minor.tolist()),
+        columns.currency,
+        *([text or "" for text in column] for column in columns.ids.values()),
+    ]
+    payloads = list(map("\x1f".join, zip(*fields, strict=True)))
     if columns.attributes is not None:
         payloads = [text + _attribute_text(some) for text, some in zip(payloads, columns.attributes, strict=True)]
     return [blake2b(payloads[row].encode(), digest_size=DIGEST_BYTES).digest() for row in rows]
@@ -40,14 +45,22 @@ def _attribute_text(values: dict[str, float]) -> str:
     return "".join(f"\x1f{key}\x1f{np.float64(value).tobytes().hex()}" for key, value in sorted(values.items()))
 
 
+def _places(slots: Sequence[int]) -> slice | Sequence[int]:
+    """The same places as a slice where they follow each other, which they do until the ring wraps: a plain copy."""
+    first = slots[0]
+    return slice(first, first + len(slots)) if slots[-1] - first == len(slots) - 1 else slots
+
+
 class Claims(NamedTuple):
-    """What became of the rows of one batch; the three lists partition the rows asked about."""
+    """What became of the rows of one batch; fresh, replays and conflicts partition the rows asked about."""
 
     fresh: list[int]
+    fresh_slots: list[int]
+    """Ring slots of the fresh rows."""
     replays: list[int]
+    replay_slots: list[int]
+    """Ring slots that hold, or will hold, the replays' answers."""
     conflicts: list[int]
-    slots: dict[int, int]
-    """Ring slot of each fresh row and each replay."""
 
 
 class IdempotencyTable:
@@ -75,29 +88,30 @@ class IdempotencyTable:
     def claim(self, ids: Sequence[str], digests: Sequence[bytes], rows: Sequence[int], now_ns: int) -> Claims:
         """Claim ``ids[row]`` with ``digests[i]`` for the i-th of ``rows``, in order."""
         self._expire(now_ns, 2 * len(rows))
-        claims = Claims([], [], [], {})
+        claims = Claims([], [], [], [], [])
         claimed: dict[int, bytes] = {}  # digests of this batch's claims, written to the ring at the end
         for row, digest in zip(rows, digests, strict=True):
-            known = self._slot_of.get(ids[row])
+            transaction_id = ids[row]
+            known = self._slot_of.get(transaction_id)
             if known is None or (known not in claimed and now_ns - self._claimed_ns[known] >= self.lifetime_ns):
-                slot = self._take_slot(ids[row], now_ns)
+                slot = self._take_slot(transaction_id, known, now_ns)
                 claimed[slot] = digest
                 claims.fresh.append(row)
-                claims.slots[row] = slot
+                claims.fresh_slots.append(slot)
             elif (claimed.get(known) or self._digests[known].tobytes()) == digest:
                 claims.replays.append(row)
-                claims.slots[row] = known
+                claims.replay_slots.append(known)
             else:
                 claims.conflicts.append(row)
         if claimed:
-            slots = list(claimed)
-            self._digests[slots] = np.frombuffer(b"".join(claimed.values()), self._digests.dtype)
-            self._claimed_ns[slots] = now_ns
+            places = _places(claims.fresh_slots)
+            self._digests[places] = np.frombuffer(b"".join(claimed.values()), self._digests.dtype)
+            self._claimed_ns[places] = now_ns
         return claims
 
     def store(self, slots: Sequence[int], answers: Answers) -> None:
         """Keep the answers of claimed slots. ``answers``: ANSWER_DTYPE[len(slots)]."""
-        self._answers[slots] = answers
+        self._answers[_places(slots)] = answers
 
     def answers(self, slots: Sequence[int]) -> Answers:
         """Copies of stored answers, marked as replayed."""
@@ -110,19 +124,19 @@ class IdempotencyTable:
         for slot in slots:
             self._forget(slot)
 
-    def _take_slot(self, transaction_id: str, now_ns: int) -> int:
-        slot = self._next % self.entries_max
-        if self._next - self._oldest == self.entries_max:
+    def _take_slot(self, transaction_id: str, superseded: int | None, now_ns: int) -> int:
+        number = self._next
+        self._next = number + 1
+        slot = number % self.entries_max
+        if number - self._oldest == self.entries_max:
             self.evicted_early += self._ids[slot] is not None and now_ns - self._claimed_ns[slot] < self.lifetime_ns
             self._drop_oldest()
-        self._next += 1
+        if superseded is not None:
+            self._ids[superseded] = None
         if slot == len(self._ids):
             self._ids.append(transaction_id)
         else:
             self._ids[slot] = transaction_id
-        superseded = self._slot_of.get(transaction_id)
-        if superseded is not None:
-            self._ids[superseded] = None
         self._slot_of[transaction_id] = slot
         return slot
 
@@ -160,7 +174,7 @@ class IdempotencyTable:
         """Put a dump back into an empty table; the newest ``entries_max`` of it, expired ones left out."""
         assert not self._slot_of, "load() fills an empty table"
         kept = np.flatnonzero(ages_ns < self.lifetime_ns)[-self.entries_max :]
-        slots = [self._take_slot(ids[i], now_ns) for i in kept]
+        slots = [self._take_slot(ids[i], None, now_ns) for i in kept]
         self._digests[slots] = digests[kept]
         self._claimed_ns[slots] = now_ns - ages_ns[kept]
         self._answers[slots] = answers[kept]

@@ -109,13 +109,18 @@ class Pipeline:
         self._turn = asyncio.Event()
         self._turn.set()
 
-    async def score(self, batch: pa.RecordBatch, closed_ns: int = 0, idle_ns: int = 0) -> Answers:
-        """Decide one batch of 1..32 rows. Returns ANSWER_DTYPE[rows], a row for each row of the batch."""
+    async def score(
+        self, batch: pa.RecordBatch, closed_ns: int = 0, idle_ns: int = 0, columns: Columns | None = None
+    ) -> Answers:
+        """Decide one batch of 1..32 rows. Returns ANSWER_DTYPE[rows], a row for each row of the batch.
+
+        ``columns``: the batch opened, where the caller has made it from them; else it is opened here.
+        """
         taken_up_ns = self._clock()
         live = self.live
         my_turn, self._turn = self._turn, asyncio.Event()
         done = self._turn
-        columns = open_batch(batch)
+        columns = columns or open_batch(batch)
         answers = np.zeros(columns.rows, ANSWER_DTYPE)
         answers["arrival_ns"] = columns.arrival_ns
         answers["taken_up_ns"] = taken_up_ns
@@ -127,9 +132,7 @@ class Pipeline:
             self._count_ignored_attributes(columns, claims.fresh)
             gathered = self._apply_and_gather(columns, claims, answers)
             if gathered is not None:
-                decided = await self._decide_surely(live, columns, claims.fresh, gathered, taken_up_ns)
-                features = _spread(gathered.values, claims.fresh, columns.rows)
-                _put(answers, claims.fresh, decided)
+                features = await self._decide_rows(live, columns, claims.fresh, gathered, answers)
             if not my_turn.is_set():
                 await my_turn.wait()
             self._answer_twins(claims, answers)
@@ -145,13 +148,14 @@ class Pipeline:
 
     def _drop_dead(self, columns: Columns, answers: Answers, now_ns: int) -> list[int]:
         """Rows that are still worth deciding; the others get their status."""
-        deadline = columns.deadline_ns
+        deadline, arrival = columns.deadline_ns, columns.arrival_ns
+        spent_ns = now_ns - self._budget_ns if self._budget_ns else -1
+        if not any(deadline.tolist()) and min(arrival.tolist()) > spent_ns:
+            return list(range(columns.rows))
         cancelled = deadline == CANCELLED_NS
         expired = (deadline > 0) & (deadline <= now_ns)
-        spent = columns.arrival_ns <= now_ns - self._budget_ns if self._budget_ns else np.zeros_like(expired)
+        spent = arrival <= spent_ns
         dead = cancelled | expired | spent
-        if not dead.any():
-            return list(range(columns.rows))
         status = np.select(
             [cancelled, expired, spent], [Status.CANCELLED, Status.DEADLINE_EXCEEDED, Status.RESOURCE_EXHAUSTED]
         )
@@ -174,7 +178,7 @@ class Pipeline:
     def _claim(self, columns: Columns, rows: list[int], answers: Answers, now_ns: int) -> Claims:
         table = self.idempotency
         if table is None or not rows:
-            return Claims(rows, [], [], {})
+            return Claims(rows, [], [], [], [])
         evicted_early = table.evicted_early
         claims = table.claim(columns.transaction_id, payload_digests(columns, rows), rows, now_ns)
         if table.evicted_early != evicted_early:
@@ -198,14 +202,21 @@ class Pipeline:
             answers["status"][claims.fresh] = Status.INTERNAL
             self._counters.count_refusal("internal", len(claims.fresh))
             if self.idempotency is not None:
-                self.idempotency.release([claims.slots[row] for row in claims.fresh])
-            failed = {claims.slots[row] for row in claims.fresh if claims.slots}
-            twins = [row for row in claims.replays if claims.slots[row] in failed]
-            answers["status"][twins] = Status.INTERNAL
-            claims.replays[:] = [row for row in claims.replays if claims.slots[row] not in failed]
+                self.idempotency.release(claims.fresh_slots)
+            self._fail_twins(claims, answers)
             claims.fresh.clear()
+            claims.fresh_slots.clear()
             self._counters.count("fraudgate_store_failures_total")
             return None
+
+    @staticmethod
+    def _fail_twins(claims: Claims, answers: Answers) -> None:
+        """Replays of this batch's own rows end as those did: INTERNAL."""
+        failed, twins = set(claims.fresh_slots), zip(claims.replays, claims.replay_slots, strict=True)
+        others = [(row, slot) for row, slot in twins if slot not in failed]
+        answers["status"][list(set(claims.replays) - {row for row, _ in others})] = Status.INTERNAL
+        claims.replays[:] = [row for row, _ in others]
+        claims.replay_slots[:] = [slot for _, slot in others]
 
     def _count_ignored_attributes(self, columns: Columns, rows: list[int]) -> None:
         if columns.attributes is None:
@@ -214,56 +225,64 @@ class Pipeline:
         if ignored:
             self._counters.count("fraudgate_ignored_attributes_total", ignored)
 
+    async def _decide_rows(
+        self, live: Live, columns: Columns, fresh: list[int], gathered: Gathered, answers: Answers
+    ) -> Float64:
+        """Decide the fresh rows into ``answers``. Returns the features of all rows, NaN where none were gathered."""
+        if len(fresh) == len(answers):
+            await self._decide_surely(live, columns, fresh, gathered, answers)
+            return gathered.values
+        decided = answers[fresh]
+        await self._decide_surely(live, columns, fresh, gathered, decided)
+        answers[fresh] = decided
+        features = np.full((len(answers), gathered.values.shape[1]), np.nan)
+        features[fresh] = gathered.values
+        return features
+
     async def _decide_surely(
-        self, live: Live, columns: Columns, fresh: list[int], gathered: Gathered, taken_up_ns: int
-    ) -> Answers:
-        """The decisions of the fresh rows. Their events are applied: whatever fails now, they are decided."""
+        self, live: Live, columns: Columns, fresh: list[int], gathered: Gathered, answers: Answers
+    ) -> None:
+        """Decide. The rows' events are applied: whatever fails now, this ends with decisions."""
         try:
-            return await self._decide(live, columns, fresh, gathered, taken_up_ns)
+            await self._decide(live, columns, fresh, gathered, answers)
         except Exception:  # a bug of ours after apply: every row goes to a person, and says so
             _log.exception("deciding a batch of %d failed; all of it goes to REVIEW", len(fresh))
             self._counters.count("fraudgate_rule_errors_total", len(fresh))
-            answers = np.zeros(len(fresh), ANSWER_DTYPE)
+            answers["scored"], answers["score"] = False, 0
             answers["decision"] = Decision.REVIEW
             answers["rules"] = 1 << Mark.RULE_ERROR | 1 << Mark.RULES_ONLY
             answers["fallback"] = Fallback.RULES_ONLY
-            self._stamp(answers, live, columns, fresh, (taken_up_ns, self._clock(), self._clock()))
-            return answers
+            self._stamp(answers, live, self._clock(), self._clock())
 
     async def _decide(
-        self, live: Live, columns: Columns, fresh: list[int], gathered: Gathered, taken_up_ns: int
-    ) -> Answers:
-        """The decisions of the fresh rows, in order. The events are applied: this must end with decisions."""
-        rows = len(fresh)
-        answers = np.zeros(rows, ANSWER_DTYPE)
+        self, live: Live, columns: Columns, fresh: list[int], gathered: Gathered, answers: Answers
+    ) -> None:
+        """Pack, infer, guard: fill the rows' answers. ``answers``: ANSWER_DTYPE[fresh], arrival and take-up set."""
         slot = self._free_slots.pop()
         try:
             self._slabs[slot].pack(gathered.values)
             gathered_ns = self._clock()
-            score = await self._infer(live, slot, rows)
+            score = await self._infer(live, slot, len(fresh))
         finally:
             self._free_slots.append(slot)
         inferred_ns = self._clock()
         scored = usable(score)
-        decision, bits = self._judge(live, columns, fresh, gathered, score, scored)
-        answers["scored"] = scored
-        answers["score"] = np.where(scored, score, 0)
-        answers["decision"] = decision
-        answers["rules"] = bits
-        answers["fallback"] = np.where(scored, gathered.fallback, Fallback.RULES_ONLY)
-        self._stamp(answers, live, columns, fresh, (taken_up_ns, gathered_ns, inferred_ns))
-        return answers
+        answers["decision"], answers["rules"] = self._judge(live, columns, fresh, gathered, score, scored)
+        if scored.all():
+            answers["scored"], answers["score"], answers["fallback"] = True, score, gathered.fallback
+        else:
+            answers["scored"], answers["score"] = scored, np.where(scored, score, 0)
+            answers["fallback"] = np.where(scored, gathered.fallback, Fallback.RULES_ONLY)
+        self._stamp(answers, live, gathered_ns, inferred_ns)
 
-    def _stamp(
-        self, answers: Answers, live: Live, columns: Columns, fresh: list[int], stamps_ns: tuple[int, int, int]
-    ) -> None:
+    def _stamp(self, answers: Answers, live: Live, gathered_ns: int, inferred_ns: int) -> None:
         """What names these decisions and when each stage ended; the last stage ends here."""
-        rows = len(fresh)
+        rows = len(answers)
         answers["batch_rows"] = rows
         answers["edition"] = live.edition
         answers["sequence"] = np.arange(self._sequence, self._sequence + rows)
-        answers["arrival_ns"] = columns.arrival_ns if rows == columns.rows else columns.arrival_ns[fresh]
-        answers["taken_up_ns"], answers["gathered_ns"], answers["inferred_ns"] = stamps_ns
+        answers["gathered_ns"] = gathered_ns
+        answers["inferred_ns"] = inferred_ns
         answers["answered_ns"] = self._clock()
         self._sequence += rows
 
@@ -289,11 +308,13 @@ class Pipeline:
 
     def _answer_twins(self, claims: Claims, answers: Answers) -> None:
         """Store the fresh answers, then give each replay the stored answer of its id."""
-        if self.idempotency is None or not claims.slots:
+        if self.idempotency is None:
             return
-        self.idempotency.store([claims.slots[row] for row in claims.fresh], answers[claims.fresh])
+        if claims.fresh:
+            whole = len(claims.fresh) == len(answers)
+            self.idempotency.store(claims.fresh_slots, answers if whole else answers[claims.fresh])
         if claims.replays:
-            answers[claims.replays] = self.idempotency.answers([claims.slots[row] for row in claims.replays])
+            answers[claims.replays] = self.idempotency.answers(claims.replay_slots)
 
     def _keep(
         self, batch: pa.RecordBatch, features: Float64 | None, answers: Answers, closed_ns: int, idle_ns: int
@@ -327,32 +348,18 @@ class Pipeline:
 def _rule_inputs(columns: Columns, fresh: list[int], gathered: Gathered, score: Float32, scored: Bool) -> RuleInputs:
     """The fresh rows as the rules see them; an unusable score is NaN."""
 
+    whole = len(fresh) == columns.rows
+
     def pick(column: list[Any]) -> list[Any]:
-        return column if len(fresh) == columns.rows else [column[row] for row in fresh]
+        return column if whole else [column[row] for row in fresh]
 
     return RuleInputs(
         rows=len(fresh),
         score=np.where(scored, score, np.nan).astype(np.float64),
         scored=scored,
-        amount_minor=columns.amount_minor[fresh],
+        amount_minor=columns.amount_minor if whole else columns.amount_minor[fresh],
         currency=pick(columns.currency),
         ids={name: pick(column) for name, column in columns.ids.items()},
         features=gathered.values,
         attributes=None if columns.attributes is None else pick(columns.attributes),
     )
-
-
-def _put(answers: Answers, rows: list[int], decided: Answers) -> None:
-    if len(rows) == len(answers):
-        answers[:] = decided
-    else:
-        answers[rows] = decided
-
-
-def _spread(values: Float64, rows: list[int], rows_all: int) -> Float64:
-    """Gathered rows at their places in the batch, NaN rows between them. float64[rows_all, F]."""
-    if len(rows) == rows_all:
-        return values
-    features = np.full((rows_all, values.shape[1]), np.nan)
-    features[rows] = values
-    return features

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fraudgate.limits import AMOUNT_MINOR_MAX, ATTRIBUTES_MAX, EVENT_TIME_NS_MIN, ID_BYTES_MAX
-from fraudgate.transaction import ENTITIES, EVENT_TIME_MISSING_NS, EVENT_TIME_OUTSIDE_NS, Columns, Int64
+from fraudgate.transaction import ENTITIES, EVENT_TIME_MISSING_NS, EVENT_TIME_OUTSIDE_NS, Columns
 
 UInt16 = npt.NDArray[np.uint16]
 
@@ -59,12 +59,12 @@ class Validator:
             self._find_text_problems(columns, found)
         if not self._currencies.issuperset(columns.currency):
             _note(found, _CURRENCY, (i for i, code in enumerate(columns.currency) if code not in self._currencies))
-        times = columns.event_time_ns
-        if times.min() < EVENT_TIME_NS_MIN or times.max() > event_time_ns_max:
-            _find_time_problems(times, event_time_ns_max, found)
-        amounts = columns.amount_minor
-        if amounts.min() < 0 or amounts.max() > AMOUNT_MINOR_MAX:
-            _note(found, _AMOUNT, np.flatnonzero((amounts < 0) | (amounts > AMOUNT_MINOR_MAX)).tolist())
+        # For 32 numbers a list and min() cost a quarter of an array and its min().
+        times_ns, amounts = columns.event_time_ns.tolist(), columns.amount_minor.tolist()
+        if min(times_ns) < EVENT_TIME_NS_MIN or max(times_ns) > event_time_ns_max:
+            _find_time_problems(times_ns, event_time_ns_max, found)
+        if min(amounts) < 0 or max(amounts) > AMOUNT_MINOR_MAX:
+            _note(found, _AMOUNT, (i for i, amount in enumerate(amounts) if not 0 <= amount <= AMOUNT_MINOR_MAX))
         if columns.attributes is not None:
             _find_attribute_problems(columns.attributes, found)
         if not found:
@@ -100,8 +100,8 @@ def _note(found: dict[int, int], number: int, rows: Iterable[int]) -> None:
         found.setdefault(row, number)
 
 
-def _find_time_problems(times: Int64, event_time_ns_max: int, found: dict[int, int]) -> None:
-    for row, time_ns in enumerate(times.tolist()):
+def _find_time_problems(times_ns: list[int], event_time_ns_max: int, found: dict[int, int]) -> None:
+    for row, time_ns in enumerate(times_ns):
         if time_ns == EVENT_TIME_MISSING_NS:
             found.setdefault(row, _TIME_MISSING)
         elif time_ns < EVENT_TIME_NS_MIN or time_ns == EVENT_TIME_OUTSIDE_NS:

@@ -1,15 +1,19 @@
-"""One gRPC call written by hand, frame by frame, for what no gRPC client would send: a message that is cut, a connection
-that is dropped, a deadline that has passed, an encoding that nobody knows. RFC 9113 and, without Huffman, RFC 7541.
+"""gRPC calls written by hand, frame by frame, for what no gRPC client would send: a message that is cut, a connection
+that is dropped, a deadline that has passed, an encoding that nobody knows, thousands of calls in one write.
+RFC 9113 and, without Huffman, RFC 7541.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Self
 
-DATA, HEADERS, RST_STREAM, SETTINGS, GOAWAY, CONTINUATION = 0x0, 0x1, 0x3, 0x4, 0x7, 0x9
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, WINDOW_UPDATE = 0x0, 0x1, 0x3, 0x4, 0x6, 0x8
 END_STREAM, END_HEADERS, ACK = 0x1, 0x4, 0x1
-_HEADER_TABLE_SIZE = 0x1
+_HEADER_TABLE_SIZE, _GRPC_TRUE_BINARY = 0x1, 0xFE03
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_WINDOW_MAX = 2**31 - 1
+_WINDOW_DEFAULT = 65_535
+PATIENCE_SECONDS = 30
 
 
 class Frame(NamedTuple):
@@ -17,6 +21,15 @@ class Frame(NamedTuple):
     flags: int
     stream: int
     payload: bytes
+
+
+class RawEnd(NamedTuple):
+    """How the server ended a call."""
+
+    status: str
+    """grpc-status, or "reset", or "closed" with the connection."""
+    details: bytes = b""
+    """An encoded google.rpc.Status, where there is one."""
 
 
 def grpc_message(body: bytes, length: int | None = None, compressed: bool = False) -> bytes:
@@ -35,8 +48,12 @@ class RawConnection:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         connection = cls(reader, writer)
         writer.write(_PREFACE)
-        # Without a dynamic table, every header but the static ones comes spelt out.
-        connection.write(SETTINGS, 0, 0, _HEADER_TABLE_SIZE.to_bytes(2) + (0).to_bytes(4))
+        # Without a dynamic table, every header but the static ones comes spelt out, and bytes come as bytes.
+        settings = {_HEADER_TABLE_SIZE: 0, _GRPC_TRUE_BINARY: 1}
+        connection.write(
+            SETTINGS, 0, 0, b"".join(key.to_bytes(2) + value.to_bytes(4) for key, value in settings.items())
+        )
+        connection.write(WINDOW_UPDATE, 0, 0, (_WINDOW_MAX - _WINDOW_DEFAULT).to_bytes(4))
         return connection
 
     def write(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
@@ -65,18 +82,38 @@ class RawConnection:
             return None
         return Frame(head[3], head[4], int.from_bytes(head[5:9]), payload)
 
-    async def end_of_call(self) -> str:
-        """How the server ended the call: its grpc-status, "reset" or "closed"."""
-        async with asyncio.timeout(30):
-            while (frame := await self.read_frame()) is not None:
-                if frame.kind == SETTINGS and not frame.flags & ACK:
-                    self.write(SETTINGS, ACK, 0, b"")
-                elif frame.kind == HEADERS and frame.flags & END_STREAM:
-                    assert frame.flags & END_HEADERS
-                    return _headers(frame.payload)["grpc-status"]
-                elif frame.kind == RST_STREAM:
-                    return "reset"
-        return "closed"
+    async def ends_of_calls(self, streams: Sequence[int]) -> list[RawEnd]:
+        """Wait for these calls: how each of them ended."""
+        ends: dict[int, RawEnd] = {}
+        wanted = set(streams)
+        while wanted and (frame := await self.read_frame()) is not None:
+            if frame.kind in (SETTINGS, PING) and not frame.flags & ACK:
+                self.write(frame.kind, ACK, 0, frame.payload if frame.kind == PING else b"")
+            elif frame.kind == HEADERS and frame.flags & END_STREAM:
+                assert frame.flags & END_HEADERS
+                headers = _headers(frame.payload)
+                details = headers.get("grpc-status-details-bin", b"").removeprefix(b"\0")
+                ends[frame.stream] = RawEnd(headers["grpc-status"].decode(), details)
+            elif frame.kind == RST_STREAM:
+                ends.setdefault(frame.stream, RawEnd("reset"))
+            wanted.discard(frame.stream if frame.stream in ends else 0)
+        return [ends.get(stream, RawEnd("closed")) for stream in streams]
+
+    async def call(self, path: str, data: bytes, headers: Mapping[str, str] | None = None) -> RawEnd:
+        """One call with these bytes after its headers, half-closed: how it ended."""
+        self.start_call(path, headers)
+        self.write(DATA, END_STREAM, 1, data)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            (end,) = await self.ends_of_calls([1])
+        return end
+
+    async def call_at_once(self, path: str, bodies: Sequence[bytes]) -> list[RawEnd]:
+        """One call for each body, all sent before the first end is read: how each of them ended."""
+        streams = range(1, 2 * len(bodies), 2)
+        for stream, body in zip(streams, bodies, strict=True):
+            self.start_call(path, stream=stream)
+            self.write(DATA, END_STREAM, stream, grpc_message(body))
+        return await self.ends_of_calls(streams)
 
     async def close(self) -> None:
         self.writer.close()
@@ -93,9 +130,9 @@ def _text(text: str) -> bytes:
     return bytes([len(data)]) + data
 
 
-def _headers(block: bytes) -> dict[str, str]:
-    """The literal headers of a block; those with a name or value from the static table, or Huffman-coded, are left out."""
-    found: dict[str, str] = {}
+def _headers(block: bytes) -> dict[str, bytes]:
+    """The literal headers of a block; those with a name from the static table, or Huffman-coded, are left out."""
+    found: dict[str, bytes] = {}
     at = 0
     while at < len(block):
         first = block[at]
@@ -108,7 +145,7 @@ def _headers(block: bytes) -> dict[str, str]:
             name, at = (None, at) if index else _string(block, at)
             value, at = _string(block, at)
             if name is not None and value is not None:
-                found[name] = value
+                found[name.decode()] = value
     return found
 
 
@@ -124,7 +161,7 @@ def _integer(block: bytes, at: int, bits: int) -> tuple[int, int]:
         shift += 7
 
 
-def _string(block: bytes, at: int) -> tuple[str | None, int]:
+def _string(block: bytes, at: int) -> tuple[bytes | None, int]:
     huffman = block[at] & 0x80
     length, at = _integer(block, at, 7)
-    return None if huffman else block[at : at + length].decode("latin-1"), at + length
+    return None if huffman else block[at : at + length], at + length

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import yaml
 
+from benchmarks.rules import NAMES as NAMES_OF_BENCHMARK
+from benchmarks.rules import loud_batch, measure, quiet_batch
 from fraudgate.errors import ConfigError, RuleError, SnapshotError
 from fraudgate.features.schema import FeatureSchema
 from fraudgate.guardrails.decision import Thresholds, decide, usable
@@ -207,9 +209,10 @@ def test_a_score_of_an_unscored_row_is_not_read() -> None:
 
 
 def test_decide_leaves_its_inputs_alone() -> None:
-    bits = np.array([1], np.uint64)
-    decide(policy(POLICY), bits, np.array([0.9]), np.array([True]), THRESHOLDS)
+    bits, score = np.array([1], np.uint64), np.array([np.nan])
+    decide(policy(POLICY), bits, score, np.array([False]), THRESHOLDS)
     assert bits.tolist() == [1]
+    assert np.isnan(score).all()
 
 
 @pytest.mark.parametrize(("review", "decline"), [(0.9, 0.8), (-0.1, 0.5), (np.nan, 0.5), (0.1, np.nan), (0.1, np.inf)])
@@ -359,3 +362,12 @@ def test_load_refuses_what_is_not_text(tmp_path: Path) -> None:
     path.write_bytes(b"#" * ((1 << 20) + 1))
     with pytest.raises(RuleError, match="longer than 1048576 bytes"):
         RuleSet.load(path, NAMES)
+
+
+def test_benchmark_smoke() -> None:
+    figures = measure(batches=10, repeats=1)
+    assert {"rules_cpu_us_per_batch", "rules_load_cpu_ms", "rule_amount_limit_cpu_us_per_batch"} <= figures.keys()
+    rules = RuleSet.load(DEFAULT_RULES, NAMES_OF_BENCHMARK)
+    assert not rules.evaluate(quiet_batch()).any()
+    fired = np.bitwise_or.reduce(rules.evaluate(loud_batch()))
+    assert rules.reasons(int(fired)).rules_fired == tuple(rule.id for rule in rules.rules)

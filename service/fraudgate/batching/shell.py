@@ -42,7 +42,7 @@ class BatchShell(Generic[Entry]):
         deadline_ns = self.batcher.next_deadline_ns()
         if deadline_ns == 0 or self.batcher.policy == "eager":
             self._wake()
-        elif self._timer is None and deadline_ns is not None:
+        elif deadline_ns is not None:
             self._set_timer(deadline_ns, now_ns)
         return True
 
@@ -53,6 +53,8 @@ class BatchShell(Generic[Entry]):
             self._loop.call_soon(self._pump)
 
     def _set_timer(self, deadline_ns: int, now_ns: int) -> None:
+        if self._timer is not None or len(self._tasks) >= self._in_flight_max:
+            return  # it rings already, or the end of a running batch wakes the shell
         # uvloop's timers have whole milliseconds: round up, the boundary is drawn by stamps anyway.
         delay_ms = -((now_ns - deadline_ns) // MILLISECOND_NS)
         self._timer = self._loop.call_later(max(delay_ms, 1) / 1000, self._ring)
@@ -72,7 +74,7 @@ class BatchShell(Generic[Entry]):
             self._tasks.add(task)
             task.add_done_callback(self._finished)
         deadline_ns = self.batcher.next_deadline_ns()
-        if deadline_ns and self._timer is None:
+        if deadline_ns:
             self._set_timer(deadline_ns, now_ns)
 
     async def _run_batch(self, closed: ClosedBatch[Entry]) -> None:

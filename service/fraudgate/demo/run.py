@@ -6,11 +6,10 @@ main server    history loaded, the week, open loop at half   -> answers, batch l
 
 import asyncio
 import gc
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any, TypeVar
 
 import grpc
 import numpy as np
@@ -56,11 +55,8 @@ PROBE_WARM_UP_SECONDS = 1.0
 PROBE_SECONDS = 4.0
 LOAD_SHARE = 0.5
 """The replay's rate as a share of what the front end carries."""
-WARM_UP_CALLS = 64
 SERVER_STAGES = ("respond", "loop_stall", "gc_pause")
 """Stages that only the server's recorder knows."""
-
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -97,14 +93,16 @@ def run_demo(options: Options) -> Result:
     material = prepare(options.data, options.rows, options.say)
     history = options.work / "history.parquet"
     data.write_history(material.traffic, history)
-    probe = None if options.rate else probe_rate(options, material.model)
-    target = options.rate or LOAD_SHARE * (probe or 0.0)
-    measured = replay_week(options, material, history, target)
+    # One event loop for both: grpc.aio keeps polling for an earlier one, at the cost of the later one's tail.
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        probe = None if options.rate else probe_rate(options, material.model, runner)
+        target = options.rate or LOAD_SHARE * (probe or 0.0)
+        measured = replay_week(options, material, history, target, runner)
     options.say("judging ...")
     return judge(options, material, measured, probe, target, started)
 
 
-def probe_rate(options: Options, model: str) -> float:
+def probe_rate(options: Options, model: str, runner: asyncio.Runner) -> float:
     """Decisions a second that the front end carries: closed loop on a server of its own."""
     requests = data.score_requests(data.rows_of(simulate(PROBE_SEED, 5_000, 10_000, PROBE_DAYS)))
     options.say(f"probing what the {options.frontend_used} front end carries, {PROBE_IN_FLIGHT} in flight ...")
@@ -117,17 +115,17 @@ def probe_rate(options: Options, model: str) -> float:
                     raw_call(channel, SCORE), requests, PROBE_IN_FLIGHT, PROBE_WARM_UP_SECONDS, PROBE_SECONDS
                 )
 
-        rate = _run(while_alive(server, work()))
+        rate = runner.run(while_alive(server, work()))
     options.say(f"it carries {rate:,.0f} decisions/s")
     return rate
 
 
-def replay_week(options: Options, material: Material, history: Path, rate: float) -> Measured:
+def replay_week(options: Options, material: Material, history: Path, rate: float, runner: asyncio.Runner) -> Measured:
     """Start the main server on the history, replay the week, report its frauds, and stop the server."""
     traffic = material.traffic
     options.say(f"starting the server on {traffic.history_rows:,} transactions of history")
     with _server(options, "main", material.model, history) as server:
-        measured = _run(while_alive(server, _replay(options, traffic, server, rate)))
+        measured = runner.run(while_alive(server, _replay(options, traffic, server, rate)))
         if status := server.stop():
             raise FraudgateError(f"the server did not drain in order: exit status {status}")
     return measured
@@ -266,8 +264,3 @@ class _QuietHeap:
     def __exit__(self, *_: object) -> None:
         gc.enable()
         gc.unfreeze()
-
-
-def _run(work: Coroutine[Any, Any, Value]) -> Value:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(work)

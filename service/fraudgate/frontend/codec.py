@@ -1,8 +1,8 @@
 """Protobuf to Arrow and back: entries become a request RecordBatch, answer rows become ScoreResponse bytes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -10,11 +10,12 @@ import pyarrow as pa
 from fraudgate.editions import Edition, Editions
 from fraudgate.limits import BATCH_ROWS_MAX, SECOND_NS
 from fraudgate.transaction import (
-    ENTITIES,
     EVENT_TIME_MISSING_NS,
     EVENT_TIME_OUTSIDE_NS,
     REQUEST_SCHEMA,
     Answers,
+    Columns,
+    Int64,
 )
 from fraudgate.v1 import scoring_pb2
 
@@ -35,40 +36,48 @@ def event_time_ns(transaction: scoring_pb2.Transaction) -> int:
     return seconds * SECOND_NS + nanos
 
 
-def request_batch(
+def request_columns(
     transactions: Sequence[scoring_pb2.Transaction], arrival_ns: Sequence[int], deadline_ns: Sequence[int]
-) -> pa.RecordBatch:
-    """One RecordBatch of ``REQUEST_SCHEMA`` from decoded transactions. Stamps are monotonic; deadline 0 = none."""
+) -> Columns:
+    """Decoded transactions by column. Stamps are monotonic; deadline 0 = none."""
     attributes = [transaction.attributes for transaction in transactions]
-    columns = [
-        pa.array([transaction.transaction_id for transaction in transactions], pa.utf8()),
-        pa.array([transaction.currency for transaction in transactions], pa.utf8()),
-        _int64([event_time_ns(transaction) for transaction in transactions], _TYPES["event_time"]),
-        _int64([transaction.amount_minor for transaction in transactions]),
-        _ids([transaction.customer_id for transaction in transactions]),
-        _ids([transaction.terminal_id for transaction in transactions]),
-        _ids([transaction.card_id for transaction in transactions]),
-        _ids([transaction.merchant_id for transaction in transactions]),
-        _ids([transaction.device_id for transaction in transactions]),
-        _ids([transaction.ip_address for transaction in transactions]),
-        _attributes(attributes),
-        _int64(arrival_ns),
-        _int64(deadline_ns),
+    return Columns(
+        rows=len(transactions),
+        transaction_id=[transaction.transaction_id for transaction in transactions],
+        currency=[transaction.currency for transaction in transactions],
+        event_time_ns=np.array([event_time_ns(transaction) for transaction in transactions], np.int64),
+        amount_minor=np.array([transaction.amount_minor for transaction in transactions], np.int64),
+        ids={
+            "customer_id": [transaction.customer_id or None for transaction in transactions],
+            "terminal_id": [transaction.terminal_id or None for transaction in transactions],
+            "card_id": [transaction.card_id or None for transaction in transactions],
+            "merchant_id": [transaction.merchant_id or None for transaction in transactions],
+            "device_id": [transaction.device_id or None for transaction in transactions],
+            "ip_address": [transaction.ip_address or None for transaction in transactions],
+        },
+        attributes=[dict(some) for some in attributes] if any(attributes) else None,
+        arrival_ns=np.array(arrival_ns, np.int64),
+        deadline_ns=np.array(deadline_ns, np.int64),
+    )
+
+
+def request_batch(columns: Columns) -> pa.RecordBatch:
+    """The RecordBatch of ``REQUEST_SCHEMA`` over these columns; the numbers share their memory."""
+    arrays = [
+        pa.array(columns.transaction_id, pa.utf8()),
+        pa.array(columns.currency, pa.utf8()),
+        _int64(columns.event_time_ns, _TYPES["event_time"]),
+        _int64(columns.amount_minor),
+        *(pa.array(ids, pa.utf8()) if any(ids) else _no_ids(columns.rows) for ids in columns.ids.values()),
+        _attributes(columns.attributes, columns.rows),
+        _int64(columns.arrival_ns),
+        _int64(columns.deadline_ns),
     ]
-    return pa.RecordBatch.from_arrays(columns, schema=REQUEST_SCHEMA)
+    return pa.RecordBatch.from_arrays(arrays, schema=REQUEST_SCHEMA)
 
 
-assert [field.name for field in REQUEST_SCHEMA][4:10] == list(ENTITIES), "request_batch() builds columns in this order"
-
-
-def _int64(values: Sequence[int], kind: pa.DataType = _TYPES["amount_minor"]) -> pa.Array:
-    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(np.array(values, np.int64))])
-
-
-def _ids(values: list[str]) -> pa.Array:
-    if not any(values):
-        return _no_ids(len(values))
-    return pa.array([value or None for value in values], pa.utf8())
+def _int64(values: Int64, kind: pa.DataType = _TYPES["amount_minor"]) -> pa.Array:
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
 
 
 @lru_cache(BATCH_ROWS_MAX)
@@ -81,10 +90,10 @@ def _no_attributes(rows: int) -> pa.Array:
     return pa.array([[]] * rows, _TYPES["attributes"])
 
 
-def _attributes(maps: list[Any]) -> pa.Array:
-    if not any(map(len, maps)):
-        return _no_attributes(len(maps))
-    return pa.array([list(some.items()) for some in maps], _TYPES["attributes"])
+def _attributes(attributes: list[dict[str, float]] | None, rows: int) -> pa.Array:
+    if attributes is None:
+        return _no_attributes(rows)
+    return pa.array([list(some.items()) for some in attributes], _TYPES["attributes"])
 
 
 class Renderer:
@@ -102,12 +111,12 @@ class Renderer:
 
     def render(self, answers: Answers, transaction_ids: Sequence[str]) -> list[bytes]:
         """ScoreResponse bytes of rows with status OK."""
-        head = self._head
+        head, tails, bodies = self._head, self._tails, []
         timings = head.timings
-        bodies = []
-        for transaction_id, row in zip(transaction_ids, answers.tolist(), strict=True):
-            (_, decision, fallback, scored, score, _, _, batch_rows, edition, bits, sequence) = row[:11]
-            (arrival_ns, taken_up_ns, gathered_ns, inferred_ns, answered_ns) = row[11:]
+        shared: list[int] = []  # what the rows of one engine call have in common
+        for transaction_id, decision, fallback, scored, score, edition, bits, sequence, queue_ns, *stages in zip(
+            transaction_ids, *(answers[name].tolist() for name in _ROW_FIELDS), *_stages(answers), strict=True
+        ):
             head.transaction_id = transaction_id
             head.decision = decision
             head.fallback = fallback
@@ -116,13 +125,13 @@ class Renderer:
             else:
                 head.ClearField("score")
             head.decision_id = self._editions[edition].decision_id(sequence)
-            timings.queue_ns = taken_up_ns - arrival_ns
-            timings.features_ns = gathered_ns - taken_up_ns
-            timings.inference_ns = inferred_ns - gathered_ns
-            timings.guardrails_ns = answered_ns - inferred_ns
-            timings.total_ns = answered_ns - arrival_ns
-            timings.batch_rows = batch_rows
-            tail = self._tails.get((edition, bits))
+            timings.queue_ns = queue_ns
+            if stages != shared:
+                shared = stages
+                timings.features_ns, timings.inference_ns, timings.guardrails_ns, timings.batch_rows = stages
+                after_queue_ns = sum(stages[:3])
+            timings.total_ns = queue_ns + after_queue_ns
+            tail = tails.get((edition, bits))
             bodies.append(head.SerializeToString() + (self._tail(edition, bits) if tail is None else tail))
         return bodies
 
@@ -131,6 +140,17 @@ class Renderer:
         if len(self._tails) < 4096:  # every combination that fires in practice; a bound all the same
             self._tails[edition, bits] = tail
         return tail
+
+
+_ROW_FIELDS = ("decision", "fallback", "scored", "score", "edition", "rules", "sequence")
+
+
+def _stages(answers: Answers) -> Iterator[list[int]]:
+    """queue_ns, features_ns, inference_ns, guardrails_ns and batch_rows of each row."""
+    stamps = ("arrival_ns", "taken_up_ns", "gathered_ns", "inferred_ns", "answered_ns")
+    for start, end in pairwise(stamps):
+        yield (answers[end] - answers[start]).tolist()
+    yield answers["batch_rows"].tolist()
 
 
 def _tail(edition: Edition, bits: int) -> scoring_pb2.ScoreResponse:

@@ -14,7 +14,7 @@ from fraudgate.batching.shell import BatchShell
 from fraudgate.clock import Clock
 from fraudgate.editions import Editions
 from fraudgate.frontend import refusals
-from fraudgate.frontend.codec import Renderer, request_batch
+from fraudgate.frontend.codec import Renderer, request_batch, request_columns
 from fraudgate.frontend.refusals import Refusal
 from fraudgate.latency.recorder import Counters, Recorder
 from fraudgate.limits import BUDGET_NS
@@ -128,12 +128,12 @@ class Door:
         entries = closed.entries
         started_ns = self._clock()
         try:
-            batch = request_batch(
+            columns = request_columns(
                 [entry.transaction for entry in entries],
                 [entry.arrival_ns for entry in entries],
                 [CANCELLED_NS if entry.future.cancelled() else entry.deadline_ns for entry in entries],
             )
-            answers = await self._pipeline.score(batch, closed.closed_ns, closed.idle_ns)
+            answers = await self._pipeline.score(request_batch(columns), closed.closed_ns, closed.idle_ns, columns)
             self._reply(entries, answers)
         except Exception:  # the batch must end: its callers get INTERNAL and may retry with the same ids
             _log.exception("a batch of %d failed", len(entries))

@@ -56,13 +56,14 @@ def decide(
     score is marked RULES_ONLY.
     """
     level = (score >= thresholds.review).view(np.uint8) + (score >= thresholds.decline).view(np.uint8)
-    if False in scored.tolist():
-        level[~scored] = 0
+    unscored = ~scored if False in scored.tolist() else None
+    if unscored is not None:
+        level[unscored] = 0
     decisions = level + _ONE
     marked = bits | _LEVEL_MARK.take(level) if np.count_nonzero(level) else bits.copy()
-    if False in scored.tolist():
-        decisions[~scored] = Decision.REVIEW
-        marked[~scored] |= _RULES_ONLY
+    if unscored is not None:
+        decisions[unscored] = Decision.REVIEW
+        marked[unscored] |= _RULES_ONLY
     present = int(np.bitwise_or.reduce(bits))
     if present:
         _apply_rules(ruleset, bits, present, decisions)
@@ -73,8 +74,8 @@ def _apply_rules(ruleset: RuleSet, bits: UInt64, present: int, decisions: UInt8)
     """Overwrite decisions, the weaker action first, so that the stronger one stands."""
     for action, decision in _BY_PRECEDENCE:
         mask = ruleset.masks[action]
-        if present & mask:
-            decisions[(bits & np.uint64(mask)).astype(np.bool_)] = decision
+        if present & mask.bits:
+            decisions[(bits & mask.array).astype(np.bool_)] = decision
     if present & _ERROR:
         failed = (bits & np.uint64(_ERROR)).astype(np.bool_)
         np.maximum(decisions, np.uint8(Decision.REVIEW), out=decisions, where=failed)

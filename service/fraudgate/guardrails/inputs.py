@@ -64,11 +64,13 @@ def attribute_reader(name: str) -> Callable[[RuleInputs], Result]:
     """An attribute's values; an error on rows that lack it."""
 
     def run(inputs: RuleInputs) -> Result:
-        present = _present(name, inputs)
-        rows = inputs.attributes or ()
-        values = np.zeros(inputs.rows, np.float64)
-        values[present] = [row[name] for row in rows if name in row]
-        return values, None if False not in present.tolist() else ~present
+        if inputs.attributes is None:
+            return np.zeros(inputs.rows), np.ones(inputs.rows, np.bool_)
+        values = [row.get(name) for row in inputs.attributes]
+        if None not in values:
+            return np.array(values, np.float64), None
+        missing = np.array([value is None for value in values], np.bool_)
+        return np.array([value or 0.0 for value in values], np.float64), missing
 
     return run
 
@@ -81,4 +83,4 @@ def presence_reader(name: str) -> Callable[[RuleInputs], Result]:
 def _present(name: str, inputs: RuleInputs) -> Bool:
     if inputs.attributes is None:
         return np.zeros(inputs.rows, np.bool_)
-    return np.fromiter((name in row for row in inputs.attributes), np.bool_, inputs.rows)
+    return np.array([name in row for row in inputs.attributes], np.bool_)

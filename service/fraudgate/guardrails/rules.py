@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from fraudgate.guardrails.cel import Environment
 from fraudgate.guardrails.columnar import Run
 from fraudgate.guardrails.inputs import RuleInputs
 from fraudgate.guardrails.reasons import Rendered, RuleTexts, mark_texts
-from fraudgate.guardrails.rule_file import Rule, RuleFile
+from fraudgate.guardrails.rule_file import ACTIONS, Rule, RuleFile
 from fraudgate.guardrails.syntax import CelError
 from fraudgate.transaction import Mark, UInt64
 
@@ -28,6 +28,13 @@ _BITS = 64
 _WORD = np.dtype("<u8")
 
 
+class ActionMask(NamedTuple):
+    """The bits of one action's rules, as an int and as an array of shape (), which meets columns without conversion."""
+
+    bits: int
+    array: UInt64
+
+
 @dataclass(frozen=True, slots=True)
 class RuleSet:
     """At most RULES_MAX rules; bit i of a row's bits is rule i."""
@@ -37,8 +44,8 @@ class RuleSet:
     rules: tuple[Rule, ...]
     conditions: tuple[Run, ...]
     table: RuleTexts
-    masks: dict[str, int]
-    """By action: the bits of its rules."""
+    masks: dict[str, ActionMask]
+    """By action."""
 
     @classmethod
     def load(cls, path: str | Path, feature_names: Sequence[str]) -> Self:
@@ -73,9 +80,8 @@ class RuleSet:
 
     @classmethod
     def _made(cls, version: str, rules: Sequence[Rule], conditions: Sequence[Run]) -> Self:
-        masks = dict.fromkeys(("block", "allow", "review"), 0)
-        for bit, rule in enumerate(rules):
-            masks[rule.action] |= 1 << bit
+        bits = {action: sum(1 << bit for bit, rule in enumerate(rules) if rule.action == action) for action in ACTIONS}
+        masks = {action: ActionMask(mask, np.array(mask, np.uint64)) for action, mask in bits.items()}
         table = RuleTexts(version, tuple((rule.id, rule.code, rule.text) for rule in rules), mark_texts())
         return cls(version, tuple(rules), tuple(conditions), table, masks)
 

@@ -1,0 +1,31 @@
+"""The two data sets a model is trained on, by name."""
+
+import argparse
+
+from fraudgate.demo.judge import FLOORS
+from models.dataset import Dataset, Town, benchmark_events, replay
+from models.protocol import FIRST_DAY
+
+DATASETS = ("handbook", "simulated")
+TRAIN_TOWN = Town(seed=1)
+SAMPLE_TOWN = Town(seed=1, customers=500, terminals=1_000)
+FLOOR_TOWNS = tuple(Town(seed) for seed in (2, 3, 4, 5))
+"""Towns that the simulated model never saw: what it has to reach elsewhere is measured on them."""
+HANDBOOK_FLOOR = FLOORS
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """--dataset and --data."""
+    parser.add_argument("--dataset", choices=DATASETS, required=True)
+    parser.add_argument(
+        "--data", metavar="DIR", help="the benchmark's folder (default $FRAUDGATE_DATA, ../shared/data)"
+    )
+
+
+def load(name: str, data: str | None, sample: bool = False) -> Dataset:
+    """The rows of a data set from the first fold on. Raises ConfigError where the benchmark is not at hand."""
+    if name == "handbook":
+        return replay(benchmark_events(data), FIRST_DAY)
+    town = SAMPLE_TOWN if sample else TRAIN_TOWN
+    print(f"simulating {town}")
+    return replay(town.events(), FIRST_DAY)

@@ -1,0 +1,223 @@
+"""The idempotency table against dictionaries and a list, through claims, answers, failures, time and restarts.
+
+The table is run as the pipeline runs it: batches of at most 32 claims, at most two of them unanswered, answered in
+order; a batch whose store failed is released instead. The ring starts nearly full, so that it wraps.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fraudgate.idempotency import Claims, IdempotencyTable
+from fraudgate.limits import BATCH_ROWS_MAX, BATCHES_IN_FLIGHT_MAX, QUEUE_ROWS_MAX
+from fraudgate.transaction import ANSWER_DTYPE, Answers
+
+ENTRIES_MAX = QUEUE_ROWS_MAX + 2 * BATCH_ROWS_MAX  # the least that the table takes
+LIFETIME_NS = 1_000
+
+
+@dataclass(eq=False)
+class Known:
+    """One claim: what the table should remember of an id."""
+
+    transaction_id: str
+    digest: bytes
+    claimed_ns: int
+    answer: int | None = None  # its sequence number
+    gone: bool = False
+
+
+@dataclass
+class Oracle:
+    """Every claim of the last ENTRIES_MAX in a queue, and the newest claim of each id."""
+
+    queue: deque[Known] = field(default_factory=deque)
+    newest: dict[str, Known] = field(default_factory=dict)
+    evicted_early: int = 0
+
+    def claim(self, transaction_id: str, digest: bytes, now_ns: int) -> tuple[str, Known]:
+        known = self.newest.get(transaction_id)
+        if known is None or known.gone or now_ns - known.claimed_ns >= LIFETIME_NS:
+            if known is not None:
+                known.gone = True
+            fresh = self.newest[transaction_id] = Known(transaction_id, digest, now_ns)
+            self.make_room(now_ns)
+            self.queue.append(fresh)
+            return "fresh", fresh
+        return ("replay" if known.digest == digest else "conflict"), known
+
+    def make_room(self, now_ns: int) -> None:
+        while self.queue and now_ns - self.queue[0].claimed_ns >= LIFETIME_NS:
+            self.queue.popleft()
+        if len(self.queue) == ENTRIES_MAX:
+            oldest = self.queue.popleft()
+            self.evicted_early += not oldest.gone
+            oldest.gone = True
+
+    def alive(self, now_ns: int) -> list[Known]:
+        return [known for known in self.queue if not known.gone and now_ns - known.claimed_ns < LIFETIME_NS]
+
+
+class Pending(NamedTuple):
+    """A claimed batch that is not answered yet: its ids, and what the oracle says of each row."""
+
+    ids: list[str]
+    claims: Claims
+    expected: list[tuple[str, Known]]
+
+
+def digest_of(transaction_id: str, payload: int) -> bytes:
+    return f"{transaction_id}/{payload}".encode().ljust(16, b"\0")
+
+
+class Pair:
+    """The table and its oracle, in step."""
+
+    def __init__(self) -> None:
+        self.table = IdempotencyTable(ENTRIES_MAX, LIFETIME_NS)
+        self.oracle = Oracle()
+        self.now_ns = 0
+        self.pending: deque[Pending] = deque()
+        self.sequence = 0
+        self.names = 0
+
+    def claim(self, rows: list[tuple[str, int]]) -> None:
+        while len(self.pending) >= BATCHES_IN_FLIGHT_MAX:
+            self.answer()
+        ids, digests = [name for name, _ in rows], [digest_of(*row) for row in rows]
+        claims = self.table.claim(ids, digests, range(len(rows)), self.now_ns)
+        expected = [self.oracle.claim(*row, self.now_ns) for row in zip(ids, digests, strict=True)]
+        for kind, found in {"fresh": claims.fresh, "replay": claims.replays, "conflict": claims.conflicts}.items():
+            assert found == [row for row, (said, _) in enumerate(expected) if said == kind]
+        assert claims.slots.keys() == {*claims.fresh, *claims.replays}
+        self.pending.append(Pending(ids, claims, expected))
+        self.check()
+
+    def claim_new(self, count: int) -> None:
+        """New ids, answered at once."""
+        for start in range(0, count, BATCH_ROWS_MAX):
+            rows = min(BATCH_ROWS_MAX, count - start)
+            self.claim([(f"n{self.names + row}", 0) for row in range(rows)])
+            self.names += rows
+            self.answer_all()
+
+    def answer(self) -> None:
+        """What ``Pipeline`` does with the oldest unanswered batch: store the fresh, then look the replays up."""
+        _, claims, expected = self.pending.popleft()
+        answers = np.zeros(len(claims.fresh), ANSWER_DTYPE)
+        answers["decision"] = 1
+        answers["sequence"] = np.arange(self.sequence + 1, self.sequence + 1 + len(answers))
+        for row in claims.fresh:
+            self.sequence += 1
+            expected[row][1].answer = self.sequence
+        self.table.store([claims.slots[row] for row in claims.fresh], answers)
+        found = self.table.answers([claims.slots[row] for row in claims.replays])
+        assert found["sequence"].tolist() == [expected[row][1].answer for row in claims.replays]
+        assert found["replayed"].all()
+
+    def answer_all(self) -> None:
+        while self.pending:
+            self.answer()
+
+    def fail(self, rows: list[tuple[str, int]]) -> None:
+        """A batch whose store fails: it is released before the next is claimed."""
+        self.claim(rows)
+        _, claims, expected = self.pending.pop()
+        self.table.release([claims.slots[row] for row in claims.fresh])
+        for row in claims.fresh:
+            expected[row][1].gone = True
+        self.check()
+
+    def restart(self, down_ns: int) -> None:
+        """Dump what is answered, and load it into a new table ``down_ns`` later, on another monotonic clock."""
+        ids, digests, ages_ns, answers = self.table.dump(self.now_ns)
+        self.oracle = Oracle(evicted_early=0)
+        dumped = zip(ids, digests.tolist(), ages_ns.tolist(), answers, strict=True)
+        self.check_dump(ids, answers)
+        ages_ns = ages_ns + down_ns
+        self.now_ns += down_ns + 1_000_000
+        for transaction_id, digest, age_ns, answer in dumped:
+            known = Known(transaction_id, bytes(digest), self.now_ns - age_ns - down_ns, int(answer["sequence"]))
+            if age_ns + down_ns < LIFETIME_NS:
+                self.oracle.queue.append(known)
+                self.oracle.newest[transaction_id] = known
+        self.table = IdempotencyTable(ENTRIES_MAX, LIFETIME_NS)
+        self.table.load(ids, digests, ages_ns, answers, self.now_ns)
+        self.pending.clear()
+        self.check()
+        assert len(self.table) == len(self.oracle.queue)
+
+    def check_dump(self, ids: list[str], answers: Answers) -> None:
+        assert len(set(ids)) == len(ids)
+        assert (answers["decision"] == 1).all()
+        assert not answers["replayed"].any()
+
+    def check(self) -> None:
+        assert self.table.evicted_early == self.oracle.evicted_early
+        assert len(self.oracle.alive(self.now_ns)) <= len(self.table) <= ENTRIES_MAX
+
+
+class Step(NamedTuple):
+    what: Literal["claim", "claim new", "answer", "fail", "pass", "restart"]
+    rows: list[tuple[str, int]]
+    """(id, payload); the payload 1 conflicts with the payload 0."""
+    number: int
+
+
+# Ids of the first claims (n0.. goes first when the ring is full), and some of their own.
+names = st.integers(0, 5).map("x{}".format) | st.integers(0, 40).map("n{}".format)
+rows = st.lists(st.tuples(names, st.sampled_from([0, 0, 0, 1])), min_size=1, max_size=BATCH_ROWS_MAX)
+kinds = st.sampled_from(["claim", "claim", "claim", "claim new", "answer", "fail", "pass"])
+numbers = st.sampled_from([0, 1, 3, 31, 100, 999, 1_000, 1_001])
+
+
+@settings(max_examples=150)
+@given(st.sampled_from([0, 1_000, 1_070, 1_088, 1_100]), st.lists(st.builds(Step, kinds, rows, numbers), max_size=25))
+def test_the_table_is_its_oracle(filled: int, steps: list[Step]) -> None:
+    pair = Pair()
+    pair.claim_new(filled)
+    for step in steps:
+        play(pair, step)
+    pair.answer_all()
+
+
+@settings(max_examples=60)
+@given(
+    st.sampled_from([0, 1_000, 1_088]),
+    st.lists(st.builds(Step, kinds, rows, numbers), max_size=10),
+    st.sampled_from([0, 1, 500, 999, 1_000]),
+    st.lists(st.builds(Step, kinds, rows, numbers), max_size=10),
+)
+def test_a_restart_forgets_nothing_that_was_answered(
+    filled: int, before: list[Step], down_ns: int, after: list[Step]
+) -> None:
+    pair = Pair()
+    pair.claim_new(filled)
+    for step in before:
+        play(pair, step)
+    pair.answer_all()
+    answered = {known.transaction_id: known.answer for known in pair.oracle.alive(pair.now_ns + down_ns)}
+    pair.restart(down_ns)
+    assert {known.transaction_id: known.answer for known in pair.oracle.alive(pair.now_ns)} == answered
+    for step in after:
+        play(pair, step)
+    pair.answer_all()
+
+
+def play(pair: Pair, step: Step) -> None:
+    match step.what:
+        case "claim":
+            pair.claim(step.rows)
+        case "claim new":
+            pair.claim_new(step.number)
+        case "answer":
+            if pair.pending:
+                pair.answer()
+        case "fail":
+            pair.fail(step.rows)
+        case "pass":
+            pair.now_ns += step.number
