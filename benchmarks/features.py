@@ -1,8 +1,8 @@
 """The feature store's own cost: full batches of apply_and_gather on the handbook schema, and bulk load.
 
-The traffic is the simulator's, of the benchmark's size: 5,000 customers, 10,000 terminals, 1.9 transactions a customer and
-day. A batch is opened just before it is timed, as in the pipeline, so its own strings are warm and the store's windows are
-not. ``python -m benchmarks.features [--json] [--profile]``.
+The traffic is the simulator's, of the benchmark's size: 5,000 customers, 10,000 terminals, 1.9 transactions a customer
+and day. A batch is opened just before it is timed, as in the pipeline, so its own strings are warm and the store's
+windows are not. ``python -m benchmarks.features [--json] [--profile]``.
 """
 
 import argparse
@@ -61,9 +61,7 @@ def request_batch(rows: pa.Table) -> pa.RecordBatch:
     none = pa.array([[]] * len(rows), REQUEST_SCHEMA.field("attributes").type)
     zeros = pa.array(np.zeros(len(rows), np.int64))
     given = {name: rows[name].combine_chunks() for name in rows.column_names}
-    columns = (
-        {name: absent for name in ENTITIES} | given | {"attributes": none, "arrival_ns": zeros, "deadline_ns": zeros}
-    )
+    columns = dict.fromkeys(ENTITIES, absent) | given | {"attributes": none, "arrival_ns": zeros, "deadline_ns": zeros}
     return pa.RecordBatch.from_arrays([columns[name] for name in REQUEST_SCHEMA.names], schema=REQUEST_SCHEMA)
 
 

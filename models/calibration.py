@@ -1,18 +1,14 @@
-"""From a logit to a probability to a decision: one scale and one bias on held-out days, and two thresholds."""
-
-from math import ceil
+"""From a logit to a probability: one scale and one bias, fitted on held-out days of the train week."""
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from fraudgate.engines.repository import Calibration, Thresholds
-from fraudgate.transaction import Bool, Float32, Float64
-from models.network import Member, Network, Recipe, fit
+from fraudgate.engines.repository import Calibration
+from fraudgate.transaction import Bool, Float64
+from models.fit import Member, fit
+from models.network import Network, Recipe
 from models.protocol import Split
 from models.ramps import RampLayer
-
-DECLINE_PRECISION = 0.9
-REVIEW_PRECISION = 0.5
 
 
 def held_out_logits(ramps: RampLayer, week: Split, seed: int, recipe: Recipe) -> Float64:
@@ -39,17 +35,3 @@ def calibrate(
     """``network``, fitted on all of ``week``, with the calibration of its held-out days folded in."""
     calibration = fit_calibration(held_out_logits(ramps, week, seed, recipe), week.train_fraud)
     return network.calibrated(calibration.scale, calibration.bias), calibration
-
-
-def choose_thresholds(scores: Float32 | Float64, is_fraud: Bool) -> Thresholds:
-    """The lowest scores over which at least REVIEW_PRECISION, and DECLINE_PRECISION, of the rows are frauds."""
-    order = np.argsort(-scores, kind="stable")
-    precision = np.cumsum(is_fraud[order]) / np.arange(1, len(order) + 1)
-    review, decline = (
-        float(scores[order][np.flatnonzero(precision >= least)[-1]]) for least in (REVIEW_PRECISION, DECLINE_PRECISION)
-    )
-    return Thresholds(review=_round_up(review), decline=_round_up(decline))
-
-
-def _round_up(score: float) -> float:
-    return ceil(score * 1_000) / 1_000

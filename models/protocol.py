@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fraudgate.quality import auc_roc, average_precision, card_precision, protocol_rows
-from fraudgate.transaction import Bool, Float32, Float64
+from fraudgate.transaction import Bool, Float32, Float64, Int64
 from models.dataset import Dataset, day_number
 
 FOLD_STARTS = ("2018-06-20", "2018-06-27", "2018-07-04", "2018-07-11")
@@ -30,12 +30,12 @@ class Quality(NamedTuple):
 
 @dataclass(frozen=True)
 class Split:
-    """One train week and its test week: float32 features [rows, F] as the engine gets them, and what they are held to."""
+    """One train week and its test week: float32 features [rows, F] as the engine gets them, and labels."""
 
     start: str
     train: Float32
     train_fraud: Bool
-    train_day: Float64  # 0..6 within the week
+    train_day: Int64  # 0..6 within the week
     test: Float32
     _test_rows: Dataset
 

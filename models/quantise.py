@@ -1,4 +1,4 @@
-"""A fitted network as an ONNX graph, float32 [32, F] in and float32 [32, 1] out, in FP32 or with its hidden layer in INT8.
+"""A fitted network as an ONNX graph, float32 [32, F] in, float32 [32, 1] out: in FP32, or its hidden layer in INT8.
 
     features -> Gemm -> Clip 0..1 ->[ u8 x s8 -> Gemm ]-> Max -> Gemm -> Sigmoid -> score
         |       the ramps, float      the hidden layer            ^ float
@@ -16,7 +16,7 @@ A quantised value cannot be NaN, so a feature that is not finite would vanish in
 looks sound. The branch by zeros carries it: 0 for every finite feature, NaN for any other.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -81,7 +81,7 @@ class _Graph:
         self._constants += [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()]
         return list(values)
 
-    def node(self, op: str, output: str, *inputs: str, **attributes: int) -> str:
+    def node(self, op: str, output: str, *inputs: str, **attributes: Any) -> str:
         """Add a node; returns the name of its output."""
         self._nodes.append(helper.make_node(op, list(inputs), [output], **attributes))
         return output

@@ -56,7 +56,7 @@ class RampLayer(NamedTuple):
 
     def __call__(self, features: Float32) -> Float32:
         """Ramps of float32 ``features`` [n, F]: float32 [n, ramps]."""
-        return np.clip(features @ self.weight + self.bias, 0.0, 1.0)
+        return np.asarray(np.clip(features @ self.weight + self.bias, 0.0, 1.0), np.float32)
 
 
 def ramp_layer(plan: RampPlan) -> RampLayer:

@@ -1,11 +1,11 @@
 """A graph as serving sees it: its scores, its kernels and its time, all from the service's own engine."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import process_time_ns
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -14,6 +14,7 @@ import onnxruntime as ort
 from fraudgate.engines import golden
 from fraudgate.engines.onnxruntime import OnnxEngine
 from fraudgate.engines.repository import Calibration, Manifest, Precision, Tensor, Thresholds
+from fraudgate.errors import EngineRefused
 from fraudgate.limits import BATCH_ROWS_MAX
 from fraudgate.tensors import Slab
 from fraudgate.transaction import Float32
@@ -66,20 +67,40 @@ def kernels(graph: bytes) -> list[str]:
         return [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node]
 
 
-def run_us(graphs: Sequence[tuple[bytes, Precision]], features: Float32) -> list[float]:
-    """CPU time of one run at 32 rows, microseconds: the best of rounds that take turns, so that all see the same host."""
-    slabs = []
-    engines = [engine_of(graph, precision) for graph, precision in graphs]
-    for engine in engines:
-        slab = Slab(features.shape[1])
-        slab.pack(features[:BATCH_ROWS_MAX].astype(np.float64))
+class Comparison(NamedTuple):
+    """INT8 beside FP32, of the same network on the same rows; keys are precisions."""
+
+    scores: dict[Precision, Float32]  # [n]
+    kernels: dict[Precision, list[str]]
+    run_us: dict[Precision, float]  # CPU time of one run at 32 rows
+    largest_change: float  # of a score
+    distinct_scores: int  # INT8
+
+
+def compare(graphs: Mapping[Precision, bytes], features: Float32) -> Comparison:
+    """Score float32 ``features`` [n, F] in both precisions. Raises EngineRefused where no INT8 kernel would run."""
+    scores = {precision: score(graph, precision, features) for precision, graph in graphs.items()}
+    used = {precision: kernels(graph) for precision, graph in graphs.items()}
+    if not INT8_KERNELS.intersection(used["int8"]):
+        raise EngineRefused(f"the runtime fused no INT8 kernel: {', '.join(used['int8'])}")
+    return Comparison(
+        scores,
+        used,
+        run_us(graphs, features),
+        float(np.abs(scores["int8"] - scores["fp32"]).max()),
+        len(np.unique(scores["int8"])),
+    )
+
+
+def run_us(graphs: Mapping[Precision, bytes], features: Float32) -> dict[Precision, float]:
+    """CPU time of one run at 32 rows, microseconds: the best of many rounds, which the graphs take turns in."""
+    engines = {precision: engine_of(graph, precision) for precision, graph in graphs.items()}
+    slab = Slab(features.shape[1])
+    slab.pack(features[:BATCH_ROWS_MAX].astype(np.float64))
+    for engine in engines.values():
         engine.bind([slab])
-        slabs.append(slab)
-    best = [float("inf")] * len(engines)
-    for _ in range(TIMED_ROUNDS):
-        for i, engine in enumerate(engines):
-            best[i] = min(best[i], _time_us(engine))
-    return best
+    rounds = [{name: _time_us(engine) for name, engine in engines.items()} for _ in range(TIMED_ROUNDS)]
+    return {precision: min(taken[precision] for taken in rounds) for precision in engines}
 
 
 def _time_us(engine: OnnxEngine) -> float:

@@ -8,7 +8,7 @@ from models.protocol import FIRST_DAY
 
 DATASETS = ("handbook", "simulated")
 TRAIN_TOWN = Town(seed=1)
-SAMPLE_TOWN = Town(seed=1, customers=500, terminals=1_000)
+SAMPLE_TOWN = Town(seed=1, customers=2_000, terminals=2_000)
 FLOOR_TOWNS = tuple(Town(seed) for seed in (2, 3, 4, 5))
 """Towns that the simulated model never saw: what it has to reach elsewhere is measured on them."""
 HANDBOOK_FLOOR = FLOORS

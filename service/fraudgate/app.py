@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import signal
+import ssl
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from fraudgate import state
 from fraudgate.assembly import Parts, Say, warm_up
 from fraudgate.batching.batcher import Batcher
 from fraudgate.clock import monotonic_ns, time_ns
+from fraudgate.config import Tls
 from fraudgate.control.features import FeatureServicer
 from fraudgate.control.latency import LatencyServicer
 from fraudgate.control.models import ModelServicer
@@ -132,6 +134,11 @@ class Service:
         try:
             key, cert = Path(tls.key).read_bytes(), Path(tls.cert).read_bytes()
             client_ca = Path(tls.client_ca).read_bytes() if tls.client_ca else None
+            _check_certificates(tls)
+        except ssl.SSLError as error:
+            raise ConfigError(
+                f"[tls]: cert, key and client_ca must be PEM, and the key the certificate's: {error}"
+            ) from error
         except OSError as error:
             raise ConfigError(f"[tls]: {error.filename}: {error.strerror}") from error
         return grpc.ssl_server_credentials([(key, cert)], client_ca, require_client_auth=client_ca is not None)
@@ -219,6 +226,14 @@ def _service_name(module: Any) -> str:
     (service,) = module.DESCRIPTOR.services_by_name.values()
     name: str = service.full_name
     return name
+
+
+def _check_certificates(tls: Tls) -> None:
+    """Raise ssl.SSLError for files that grpc would refuse without saying why."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tls.cert, tls.key, password=lambda: "")  # an encrypted key is refused, not asked about
+    if tls.client_ca:
+        context.load_verify_locations(tls.client_ca)
 
 
 def _listen(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:

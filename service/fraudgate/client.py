@@ -1,94 +1,39 @@
-"""A client of ScoringService: a deadline by default, and retries that cannot count a payment twice.
+"""A client of ScoringService, blocking or for asyncio: a deadline by default, and retries that count no payment twice.
 
     with Client("127.0.0.1:50051") as client:
-        reply = client.score(transaction("tx-1", event_time=now, amount_minor=1250, currency="EUR", customer_id="C-7"))
+        payment = transaction("tx-1", event_time=now, amount_minor=1250, currency="EUR", customer_id="C-7")
+        reply = client.score(payment)
         reply.response.decision, reply.replayed
 
-What is sent again, always with the same transaction_id, within the overall deadline:
-
-    UNAVAILABLE, INTERNAL                   after a pause that doubles
-    RESOURCE_EXHAUSTED with RetryInfo       after what RetryInfo advises
-    DEADLINE_EXCEEDED                       once
-    everything else                         never; RESOURCE_EXHAUSTED without RetryInfo is a message too large
-
-A decision comes back as a value, a refusal as ``Refused``: raised by ``score``, in its row's place elsewhere.
+A call is repeated as ``fraudgate.retry`` says, with the same transaction_id, within its deadline. A refusal is a
+``Refused`` and never looks like a decision: ``score`` raises it, a batch or a stream puts it in its row's place.
 """
 
 import asyncio
-import random
 import time
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from itertools import chain, repeat
 from operator import index
-from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, Self, TypeVar
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
-from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from fraudgate.errors import FraudgateError
 from fraudgate.limits import SECOND_NS
-from fraudgate.v1.scoring_pb2 import (
-    ScoreBatchRequest,
-    ScoreBatchResponse,
-    ScoreRequest,
-    ScoreResponse,
-    ScoreResult,
-    Transaction,
-)
+from fraudgate.retry import Patience, Refused, Reply, Result, Retry, result_of
+from fraudgate.v1 import scoring_pb2 as pb
 from fraudgate.v1.scoring_pb2_grpc import ScoringServiceStub
 
-DEADLINE_S = 0.5
-"""For a call with all its retries."""
-ATTEMPT_S = 0.2
-"""For one attempt: four times the server's budget; who has not answered by then is asked again."""
-ATTEMPTS_MAX = 4
-BACKOFF_S, BACKOFF_S_MAX = 0.01, 0.2
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
-_SERVICE = "fraudgate.v1.ScoringService"
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+__all__ = ["AsyncClient", "Client", "Refused", "Reply", "Result", "Retry", "transaction"]
+
+DEADLINE_S = 0.5  # for a call with all its retries
 # A lost connection is tried again within a call's deadline; grpc would wait a second.
 _OPTIONS = (("grpc.initial_reconnect_backoff_ms", 20), ("grpc.max_reconnect_backoff_ms", 1_000))
-
-
-class Refused(FraudgateError):  # noqa: N818 - the field says "refused"
-    """There is no decision. ``field_violations``: what is wrong, by field path; ``retry_delay``: seconds, as advised."""
-
-    def __init__(
-        self,
-        code: grpc.StatusCode,
-        message: str,
-        field_violations: Mapping[str, str] | None = None,
-        retry_delay: float | None = None,
-    ) -> None:
-        super().__init__(f"{code.name}: {message}")
-        self.code, self.message, self.retry_delay = code, message, retry_delay
-        self.field_violations = dict(field_violations or {})
-
-    @property
-    def retryable(self) -> bool:
-        """True where the same transaction_id may be sent again."""
-        if self.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return self.retry_delay is not None
-        return self.code.name in ("UNAVAILABLE", "INTERNAL", "DEADLINE_EXCEEDED")
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A decision."""
-
-    response: ScoreResponse
-    replayed: bool
-    """True for the stored answer of an earlier attempt."""
-
-
-Result: TypeAlias = ScoreResponse | Refused
-"""What became of one row of a batch or a stream."""
+Answer = TypeVar("Answer")
 
 
 def transaction(
@@ -104,11 +49,14 @@ def transaction(
     device_id: str = "",
     ip_address: str = "",
     attributes: Mapping[str, float] | None = None,
-) -> Transaction:
-    """A Transaction from Python's types. ``event_time``: aware, or nanoseconds since 1970. Money is an int: TypeError."""
+) -> pb.Transaction:
+    """A Transaction from Python's types; an empty id is unknown.
+
+    event_time: aware, or nanoseconds since 1970; amount_minor: an integer, such as cents. TypeError for anything else.
+    """
     if isinstance(amount_minor, bool):
-        raise TypeError("amount_minor is a number of minor units (cents), not a bool")
-    return Transaction(
+        raise TypeError("amount_minor is an integer number of minor units (cents), not a bool")
+    return pb.Transaction(
         transaction_id=transaction_id,
         event_time=_timestamp(event_time),
         amount_minor=index(amount_minor),
@@ -128,139 +76,18 @@ def _timestamp(instant: datetime | int) -> Timestamp:
         seconds, nanos = divmod(index(instant), SECOND_NS)
         return Timestamp(seconds=seconds, nanos=nanos)
     if instant.tzinfo is None:
-        raise TypeError(f"event_time {instant} has no time zone: say which instant it is")
-    seconds, rest = divmod(instant - _EPOCH, timedelta(seconds=1))
-    return Timestamp(seconds=seconds, nanos=rest.microseconds * 1_000)
-
-
-def _refused(status: status_pb2.Status) -> Refused:
-    violations, delay = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
-    advised = [detail.Unpack(delay) for detail in status.details]
-    for detail in status.details:
-        detail.Unpack(violations)
-    return Refused(
-        _CODES.get(status.code, grpc.StatusCode.UNKNOWN),
-        status.message,
-        {violation.field: violation.description for violation in violations.field_violations},
-        delay.retry_delay.ToNanoseconds() / SECOND_NS if any(advised) else None,
-    )
-
-
-def _refused_call(error: Any) -> Refused:
-    """Of a grpc.RpcError, sync or aio."""
-    for key, value in error.trailing_metadata() or ():
-        if key == "grpc-status-details-bin":
-            return _refused(status_pb2.Status.FromString(value))
-    return Refused(error.code(), error.details() or "")
-
-
-def _decision(response: ScoreResponse, transaction_id: str) -> ScoreResponse:
-    """``response``, if it decides this transaction. Raises Refused for whatever else called itself OK."""
-    if not response.decision or response.transaction_id != transaction_id:
-        raise Refused(grpc.StatusCode.UNKNOWN, f"the answer is no decision of {transaction_id!r}")
-    return response
-
-
-def _row(result: ScoreResult, transaction_id: str) -> Result:
-    if result.HasField("error"):
-        return _refused(result.error)
-    try:
-        return _decision(result.response, transaction_id)
-    except Refused as refused:
-        return refused
-
-
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """How a call is repeated."""
-
-    attempt_s: float = ATTEMPT_S
-    attempts_max: int = ATTEMPTS_MAX
-    jitter: Callable[[], float] = random.random
-    """Draws from [0, 1)."""
-    clock: Callable[[], float] = time.monotonic
-
-
-class _Call:
-    """One call: how long its next attempt may take, and how long to wait before it."""
-
-    def __init__(self, retry: Retry, deadline_s: float) -> None:
-        self._retry = retry
-        self._ends = retry.clock() + deadline_s
-        self._attempts = 0
-        self._was_late = False
-
-    def begin_attempt(self) -> float:
-        """The seconds that it may take."""
-        self._attempts += 1
-        return min(self._retry.attempt_s, self._ends - self._retry.clock())
-
-    def may_repeat(self, result: object) -> bool:
-        if not isinstance(result, Refused) or (self._was_late and result.code is grpc.StatusCode.DEADLINE_EXCEEDED):
-            return False
-        return result.retryable
-
-    def wait_s(self, refusals: Sequence[Refused]) -> float | None:
-        """Seconds to wait before all of these are sent again; None = there is nothing to send, or no time left."""
-        if not refusals or self._attempts >= self._retry.attempts_max:
-            return None
-        backoff_s = min(BACKOFF_S * 2 ** (self._attempts - 1), BACKOFF_S_MAX)
-        least_s = max(backoff_s if each.retry_delay is None else each.retry_delay for each in refusals)
-        # Jitter only adds: nobody comes back before the server asked to.
-        wait_s = least_s * (1 + self._retry.jitter() / 2)
-        self._was_late |= any(each.code is grpc.StatusCode.DEADLINE_EXCEEDED for each in refusals)
-        return wait_s if self._retry.clock() + wait_s < self._ends else None
-
-
-_Steps: TypeAlias = Generator[Any, Any, Answer]
-"""A call without its IO: yields (request, timeout_s) to be sent, which gives (response, replayed) or Refused, or seconds
-to be slept; returns the answer or raises Refused."""
-
-
-def _score(call: _Call, transaction: Transaction) -> _Steps[Reply]:
-    while True:
-        done = yield ScoreRequest(transaction=transaction), call.begin_attempt()
-        if not isinstance(done, Refused):
-            response, replayed = done
-            return Reply(_decision(response, transaction.transaction_id), replayed)
-        wait_s = call.wait_s([done] if call.may_repeat(done) else [])
-        if wait_s is None:
-            raise done
-        yield wait_s
-
-
-def _score_batch(call: _Call, transactions: Sequence[Transaction]) -> _Steps[list[Result]]:
-    results: list[Any] = [None] * len(transactions)
-    open_rows = list(range(len(transactions)))
-    while True:
-        sent = [transactions[row] for row in open_rows]
-        done = yield ScoreBatchRequest(transactions=sent), call.begin_attempt()
-        answers = repeat(done) if isinstance(done, Refused) else chain(done[0].results, repeat(ScoreResult()))
-        for row, answer in zip(open_rows, answers, strict=False):
-            results[row] = done if answer is done else _row(answer, transactions[row].transaction_id)
-        open_rows = [row for row in open_rows if call.may_repeat(results[row])]
-        wait_s = call.wait_s([results[row] for row in open_rows])
-        if wait_s is None:
-            break
-        yield wait_s
-    if isinstance(done, Refused) and all(result is done for result in results):
-        raise done
-    return results
-
-
-def _health(call: _Call) -> _Steps[bool]:
-    done = yield HealthCheckRequest(service=_SERVICE), call.begin_attempt()
-    if isinstance(done, Refused):
-        if done.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-            return False
-        raise done
-    return bool(done[0].status == HealthCheckResponse.SERVING)
+        raise TypeError(f"event_time {instant} has no time zone: which instant is it?")
+    stamp = Timestamp()
+    stamp.FromDatetime(instant)
+    return stamp
 
 
 class _Client:
-    """What both clients share. ``_grpc``: the module that makes channels."""
+    """Both clients, less their IO."""
 
-    _grpc: Any
+    _grpc: Any  # the module that makes channels
+    _send: Callable[[Any, float], Coroutine[Any, Any, tuple[Any, Any]]]  # one attempt: the response, header metadata
+    _pause: Callable[[float], Coroutine[Any, Any, None]]
 
     def __init__(
         self,
@@ -268,22 +95,155 @@ class _Client:
         *,
         deadline_s: float = DEADLINE_S,
         credentials: grpc.ChannelCredentials | None = None,
-        options: Sequence[tuple[str, Any]] = (),
         retry: Retry | None = None,
         sleep: Callable[[float], Any] | None = None,
     ) -> None:
-        """``credentials``: grpc.ssl_channel_credentials(...) for TLS and mTLS, None = plain text."""
-        options = [*_OPTIONS, *options]
+        """``credentials``: of grpc.ssl_channel_credentials(), for TLS and mTLS; None = plain text."""
         if credentials is None:
-            self._channel = self._grpc.insecure_channel(target, options)
+            self._channel = self._grpc.insecure_channel(target, _OPTIONS)
         else:
-            self._channel = self._grpc.secure_channel(target, credentials, options)
-        stub = ScoringServiceStub(self._channel)  # type: ignore[no-untyped-call]
+            self._channel = self._grpc.secure_channel(target, credentials, _OPTIONS)
+        stub = ScoringServiceStub(self._channel)
         check = HealthStub(self._channel).Check
-        self._methods = {ScoreRequest: stub.Score, ScoreBatchRequest: stub.ScoreBatch, HealthCheckRequest: check}
+        self._calls = {pb.ScoreRequest: stub.Score, pb.ScoreBatchRequest: stub.ScoreBatch, HealthCheckRequest: check}
         self._stream = stub.ScoreStream
-        self._deadline_s, self._retry = deadline_s, retry or Retry()
-        self._sleep = sleep or self._default_sleep
+        self._deadline_s, self._retry, self._sleep = deadline_s, retry or Retry(), sleep
 
-    def _begin(self, deadline_s: float | None) -> _Call:
-        return _Call(self._retry, self._deadline_s if deadline_s is None else deadline_s)
+    async def _ask(self, request: Any, deadline_s: float | None = None) -> tuple[Any, Any]:
+        """As ``_send``, again and again. Raises Refused."""
+        patience = Patience(self._retry, self._deadline_s if deadline_s is None else deadline_s)
+        while True:
+            try:
+                return await self._send(request, patience.begin_attempt())
+            except grpc.RpcError as error:
+                refused = Refused.of_call(error)
+                wait_s = patience.wait_s(refused)
+                if wait_s is None:
+                    raise refused from error
+            await self._pause(wait_s)
+
+    async def _score(self, payment: pb.Transaction, deadline_s: float | None) -> Reply:
+        response, metadata = await self._ask(pb.ScoreRequest(transaction=payment), deadline_s)
+        result = result_of(pb.ScoreResult(response=response), payment.transaction_id)
+        if isinstance(result, Refused):
+            raise result
+        return Reply(result, dict(metadata).get("idempotent-replay") == "1")
+
+    async def _score_batch(self, payments: Sequence[pb.Transaction], deadline_s: float | None) -> list[Result]:
+        response, _ = await self._ask(pb.ScoreBatchRequest(transactions=payments), deadline_s)
+        results = chain(response.results, repeat(pb.ScoreResult()))  # a row that the server forgot has no decision
+        return [result_of(result, each.transaction_id) for each, result in zip(payments, results, strict=False)]
+
+    async def _health(self) -> bool:
+        try:
+            answer, _ = await self._ask(HealthCheckRequest(service="fraudgate.v1.ScoringService"))
+        except Refused as refused:
+            if refused.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                return False
+            raise
+        return bool(answer.status == HealthCheckResponse.SERVING)
+
+
+class Client(_Client):
+    """Blocking; threads may share it."""
+
+    _grpc = grpc
+
+    def score(self, payment: pb.Transaction, deadline_s: float | None = None) -> Reply:
+        """Decide one transaction. Raises Refused."""
+        return _finish(self._score(payment, deadline_s))
+
+    def score_batch(self, payments: Sequence[pb.Transaction], deadline_s: float | None = None) -> list[Result]:
+        """Decide 1..512 transactions, a result for each; a refused row is not repeated. Raises Refused for the call."""
+        return _finish(self._score_batch(payments, deadline_s))
+
+    def score_stream(self, payments: Iterable[pb.Transaction], deadline_s: float | None = None) -> Iterator[Result]:
+        """Decide a stream, in order, each on the server's budget; nothing is repeated. Raises Refused at a break."""
+        sent: deque[str] = deque()
+        call = self._stream((_note(sent, each) for each in payments), timeout=deadline_s)
+        try:
+            for result in call:
+                yield result_of(result, sent.popleft())
+        except grpc.RpcError as error:
+            raise Refused.of_call(error) from error
+        finally:
+            call.cancel()
+
+    def health(self) -> bool:
+        """True when the server says SERVING; False when it says otherwise or does not answer."""
+        return _finish(self._health())
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def _send(self, request: Any, timeout_s: float) -> tuple[Any, Any]:
+        response, call = self._calls[type(request)].with_call(request, timeout=timeout_s)
+        return response, call.initial_metadata()
+
+    async def _pause(self, seconds: float) -> None:
+        (self._sleep or time.sleep)(seconds)
+
+
+def _finish(work: Coroutine[Any, Any, Answer]) -> Answer:
+    """Run a coroutine of the blocking client: all it awaits is done at once, so it ends at its first step."""
+    try:
+        work.send(None)
+    except StopIteration as stop:
+        answer: Answer = stop.value
+        return answer
+    raise AssertionError("the blocking client has awaited something")
+
+
+def _note(sent: deque[str], payment: pb.Transaction) -> pb.ScoreRequest:
+    sent.append(payment.transaction_id)
+    return pb.ScoreRequest(transaction=payment)
+
+
+class AsyncClient(_Client):
+    """For asyncio; to be made in the loop that uses it. Methods as those of ``Client``."""
+
+    _grpc = grpc.aio
+
+    async def score(self, payment: pb.Transaction, deadline_s: float | None = None) -> Reply:
+        return await self._score(payment, deadline_s)
+
+    async def score_batch(self, payments: Sequence[pb.Transaction], deadline_s: float | None = None) -> list[Result]:
+        return await self._score_batch(payments, deadline_s)
+
+    async def score_stream(
+        self, payments: AsyncIterable[pb.Transaction], deadline_s: float | None = None
+    ) -> AsyncIterator[Result]:
+        sent: deque[str] = deque()
+        call = self._stream((_note(sent, each) async for each in payments), timeout=deadline_s)
+        try:
+            async for result in call:
+                yield result_of(result, sent.popleft())
+        except grpc.RpcError as error:
+            raise Refused.of_call(error) from error
+        finally:
+            call.cancel()
+
+    async def health(self) -> bool:
+        return await self._health()
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _send(self, request: Any, timeout_s: float) -> tuple[Any, Any]:
+        call = self._calls[type(request)](request, timeout=timeout_s)
+        return await call, await call.initial_metadata()
+
+    async def _pause(self, seconds: float) -> None:
+        await (self._sleep or asyncio.sleep)(seconds)

@@ -15,11 +15,19 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fraudgate.limits import BATCH_ROWS_MAX, IDEMPOTENCY_ENTRIES_MAX, IDEMPOTENCY_LIFETIME_NS, QUEUE_ROWS_MAX
+from fraudgate.limits import (
+    BATCH_ROWS_MAX,
+    BATCHES_IN_FLIGHT_MAX,
+    IDEMPOTENCY_ENTRIES_MAX,
+    IDEMPOTENCY_LIFETIME_NS,
+    QUEUE_ROWS_MAX,
+)
 from fraudgate.transaction import ANSWER_DTYPE, Answers, Columns, Int64
 
 DIGEST_BYTES = 16
 _ENTRIES_MIN = QUEUE_ROWS_MAX + 2 * BATCH_ROWS_MAX  # an unanswered claim must never be evicted
+_SLACK = (BATCHES_IN_FLIGHT_MAX + 1) * BATCH_ROWS_MAX
+"""Slots beyond ``entries_max``: an evicted answer that an unanswered batch still replays is not overwritten."""
 
 
 def payload_digests(columns: Columns, rows: Sequence[int]) -> list[bytes]:
@@ -74,10 +82,12 @@ class IdempotencyTable:
         """Entries that went before their lifetime because the ring was full."""
         self._slot_of: dict[str, int] = {}
         self._ids: list[str | None] = []  # by slot; None once released or superseded
-        self._digests = np.zeros(entries_max, f"V{DIGEST_BYTES}")
-        self._claimed_ns: Int64 = np.zeros(entries_max, np.int64)
-        self._answers: Answers = np.zeros(entries_max, ANSWER_DTYPE)
-        self._oldest = self._next = 0  # claim numbers; slot = number % entries_max
+        self._slots = entries_max + _SLACK
+        self._digests = np.zeros(self._slots, f"V{DIGEST_BYTES}")
+        self._claimed_ns: Int64 = np.zeros(self._slots, np.int64)
+        self._answers: Answers = np.zeros(self._slots, ANSWER_DTYPE)
+        self._decisions = self._answers["decision"]  # a view
+        self._oldest = self._next = 0  # claim numbers; slot = number % _slots
 
     def __len__(self) -> int:
         return len(self._slot_of)
@@ -107,6 +117,7 @@ class IdempotencyTable:
             places = _places(claims.fresh_slots)
             self._digests[places] = np.frombuffer(b"".join(claimed.values()), self._digests.dtype)
             self._claimed_ns[places] = now_ns
+            self._decisions[places] = 0  # unanswered: not the answer of the slot's earlier owner
         return claims
 
     def store(self, slots: Sequence[int], answers: Answers) -> None:
@@ -127,9 +138,10 @@ class IdempotencyTable:
     def _take_slot(self, transaction_id: str, superseded: int | None, now_ns: int) -> int:
         number = self._next
         self._next = number + 1
-        slot = number % self.entries_max
+        slot = number % self._slots
         if number - self._oldest == self.entries_max:
-            self.evicted_early += self._ids[slot] is not None and now_ns - self._claimed_ns[slot] < self.lifetime_ns
+            oldest = self._oldest % self._slots
+            self.evicted_early += self._ids[oldest] is not None and now_ns - self._claimed_ns[oldest] < self.lifetime_ns
             self._drop_oldest()
         if superseded is not None:
             self._ids[superseded] = None
@@ -145,12 +157,12 @@ class IdempotencyTable:
         for _ in range(entries_max):
             if self._oldest == self._next:
                 return
-            if now_ns - self._claimed_ns[self._oldest % self.entries_max] < self.lifetime_ns:
+            if now_ns - self._claimed_ns[self._oldest % self._slots] < self.lifetime_ns:
                 return
             self._drop_oldest()
 
     def _drop_oldest(self) -> None:
-        self._forget(self._oldest % self.entries_max)
+        self._forget(self._oldest % self._slots)
         self._oldest += 1
 
     def _forget(self, slot: int) -> None:
@@ -162,9 +174,8 @@ class IdempotencyTable:
     def dump(self, now_ns: int) -> tuple[list[str], npt.NDArray[np.void], Int64, Answers]:
         """Live entries in claim order, for a snapshot: ids, digests V16[n], ages in ns int64[n], answers."""
         numbers = range(self._oldest, self._next)
-        slots = [number % self.entries_max for number in numbers]
-        live = [slot for slot in slots if self._ids[slot] is not None and self._answers["status"][slot] == 0]
-        live = [slot for slot in live if self._answers["decision"][slot] != 0]
+        slots = [number % self._slots for number in numbers]
+        live = [slot for slot in slots if self._ids[slot] is not None and self._decisions[slot]]
         ids = [self._ids[slot] or "" for slot in live]
         return ids, self._digests[live], now_ns - self._claimed_ns[live], self._answers[live]
 

@@ -12,7 +12,9 @@ END_STREAM, END_HEADERS, ACK = 0x1, 0x4, 0x1
 _HEADER_TABLE_SIZE, _GRPC_TRUE_BINARY = 0x1, 0xFE03
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _WINDOW_MAX = 2**31 - 1
-_WINDOW_DEFAULT = 65_535
+WINDOW_DEFAULT = 65_535
+"""Bytes that a call may send before the server has said that it takes more."""
+_FRAME_MAX = 16_384
 PATIENCE_SECONDS = 30
 
 
@@ -53,7 +55,7 @@ class RawConnection:
         connection.write(
             SETTINGS, 0, 0, b"".join(key.to_bytes(2) + value.to_bytes(4) for key, value in settings.items())
         )
-        connection.write(WINDOW_UPDATE, 0, 0, (_WINDOW_MAX - _WINDOW_DEFAULT).to_bytes(4))
+        connection.write(WINDOW_UPDATE, 0, 0, (_WINDOW_MAX - WINDOW_DEFAULT).to_bytes(4))
         return connection
 
     def write(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
@@ -102,7 +104,9 @@ class RawConnection:
     async def call(self, path: str, data: bytes, headers: Mapping[str, str] | None = None) -> RawEnd:
         """One call with these bytes after its headers, half-closed: how it ended."""
         self.start_call(path, headers)
-        self.write(DATA, END_STREAM, 1, data)
+        for start in range(0, len(data), _FRAME_MAX):
+            self.write(DATA, 0, 1, data[start : start + _FRAME_MAX])
+        self.write(DATA, END_STREAM, 1, b"")
         async with asyncio.timeout(PATIENCE_SECONDS):
             (end,) = await self.ends_of_calls([1])
         return end

@@ -5,12 +5,12 @@ a call ended with.
 import asyncio
 import dataclasses
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from time import monotonic_ns
 from typing import Any
 
 import grpc
@@ -174,6 +174,7 @@ class Client:
     """Speaks to both planes of a server; bodies go as bytes, so that a test may send what no stub would."""
 
     def __init__(self, data_target: str, control_target: str) -> None:
+        self.data_port = int(data_target.rpartition(":")[2])
         # A pool of its own: channels to one target would share a connection, and a connection bounds its streams.
         options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
         self.channel = grpc.aio.insecure_channel(data_target, options)
@@ -295,13 +296,14 @@ class FixedEngine:
 
 
 class JumpingClock:
-    """The monotonic clock, which a test can put forward."""
+    """A clock of module ``time``, which a test can put forward."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "monotonic_ns") -> None:
         self.ahead_ns = 0
+        self._clock: Callable[[], int] = getattr(time, name)
 
     def __call__(self) -> int:
-        return monotonic_ns() + self.ahead_ns
+        return self._clock() + self.ahead_ns
 
 
 # -- in this process ---------------------------------------------------------------------------------------------------
@@ -329,7 +331,7 @@ class Running(Client):
         return held
 
     async def fill(self, rows: Sequence[pb.Transaction], queued: int = -1) -> "list[asyncio.Task[list[End]]]":
-        """With a held engine: two full batches in flight, and ``rows``, or ``queued`` of them, behind. The three calls."""
+        """Behind a held engine: two full batches in flight, then ``rows``, or ``queued`` of them. The three calls."""
         calls = []
         for batch in (1, 2):
             calls.append(self.start_rows([transaction(f"ahead {batch}-{i}") for i in range(32)]))

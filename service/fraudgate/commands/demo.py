@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from fraudgate.errors import FraudgateError
+from fraudgate.errors import ConfigError, FraudgateError
 
 HELP = "replay a real week of card transactions through Score() and judge the answers"
 PAGE = Path("run/demo.html")
@@ -30,7 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the summary, write the page and the JSON; 1 where something falls short or the demo broke off."""
+    """Print the summary, write the page and the JSON; 1 where something falls short or the demo broke off.
+
+    ConfigError: the benchmark is not where it was said to be, or a file cannot be written.
+    """
+    for path in (args.html, args.json):
+        if path not in (None, "-"):
+            _check_writable(Path(path))
     # A request to end is Ctrl-C: the server is stopped and the working folder removed on the way out. A shell that
     # starts us in the background lets SIGINT be ignored; the event loop needs it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -40,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
     work = Path(tempfile.mkdtemp(prefix="fraudgate-demo-"))
     try:
         return _demo(args, work)
+    except ConfigError:
+        raise
     except FraudgateError as error:
         print(f"fraudgate demo: {error}", file=sys.stderr)
         return 1
@@ -63,7 +71,6 @@ def _demo(args: argparse.Namespace, work: Path) -> int:
     form = json.dumps(to_json(result), indent=2)
     _say("")
     print(to_text(result), file=sys.stderr if args.json == "-" else sys.stdout)
-    args.html.parent.mkdir(parents=True, exist_ok=True)
     args.html.write_text(to_html(result), encoding="utf-8")
     _say(f"\nthe page: {args.html.resolve()}")
     if args.json == "-":
@@ -71,6 +78,15 @@ def _demo(args: argparse.Namespace, work: Path) -> int:
     elif args.json:
         Path(args.json).write_text(form + "\n", encoding="utf-8")
     return 1 if result.shortfalls else 0
+
+
+def _check_writable(path: Path) -> None:
+    """Before the demo runs, not after."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("a").close()
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _interrupt(*_: object) -> None:

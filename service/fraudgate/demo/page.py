@@ -110,9 +110,13 @@ def _quality(result: Result) -> str:
         for kind, label, row in rows
     ]
     floors = ", ".join(f"{METRICS[name]} {floor:.3f}" for name, floor in result.floors.items())
-    note = f"{result.quality.rows:,} rows of the protocol, {result.quality.frauds:,} of them frauds. Floors: {floors}. "
+    note = f"{result.quality.rows:,} rows of the protocol, {result.quality.frauds:,} of them frauds. Floors: {floors}."
     credit = f'<p class="soft small">Published results: {escape(CREDIT)}.</p>' if result.published else ""
-    return _section("Quality", note + WEEK_NOISE, _table(["Model", *METRICS.values()], body, raw=True) + credit)
+    return _section(
+        "Quality",
+        note + (f" {WEEK_NOISE}" if result.published else ""),
+        _table(["Model", *METRICS.values()], body, raw=True) + credit,
+    )
 
 
 def _metric_cell(name: str, value: float, own: bool, dots: bool) -> str:
@@ -136,7 +140,8 @@ def _proof(result: Result) -> str:
     retried = ", ".join(f"{count:,} {name}" for name, count in result.refusals.items()) or "none"
     facts = {
         "Features": f"{wrong.values:,} wrong values among {wrong.rows_compared:,} rows x 15, compared with "
-        f"{result.compared_with}; {wrong.rows_excused} rows excused",
+        + result.compared_with
+        + (f"; {wrong.rows_excused} rows excused" if wrong.rows_excused else ""),
         "History": f"{result.history_rows:,} transactions loaded before the first request",
         "Outcomes": f"{result.outcomes:,} frauds of the week before, each acknowledged before the replay reached the "
         f"time it was due; the week's own {result.late_outcomes:,} afterwards",

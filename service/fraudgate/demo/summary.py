@@ -163,8 +163,10 @@ def _quality(result: Result) -> list[str]:
     rows += [(f"{row.model} (published, {row.chapter})", row) for row in result.published]
     lines = [f"  {label:<48}" + _metric_cells(getattr(row, name) for name in METRICS) for label, row in rows]
     lines.insert(1, f"  {'its floor':<48}" + _metric_cells(result.floors.get(name) for name in METRICS))
+    if result.published:
+        lines.append(f"  {WEEK_NOISE}")
     title = f"QUALITY on {quality.rows:,} rows, {quality.frauds:,} frauds"
-    return [f"{title:<50}{'AUC ROC':>10}{'avg prec':>12}{'card p@100':>12}", *lines, f"  {WEEK_NOISE}"]
+    return [f"{title:<50}{'AUC ROC':>10}{'avg prec':>12}{'card p@100':>12}", *lines]
 
 
 def _metric_cells(values: Iterable[float | None]) -> str:

@@ -45,7 +45,7 @@ class EmbeddedStore:
     """A ``FeatureStore`` in memory. Every entity keeps its longest window + label delay + lateness.
 
     lateness_seconds_max: rows older than this before the latest event of an entity of theirs are STALE_FEATURES.
-    coverage_start_ns: every event from here on will be applied; None = from the first event on.
+    coverage_start_ns: every event from here on will be applied; None = from the first batch on.
     """
 
     def __init__(
@@ -64,7 +64,8 @@ class EmbeddedStore:
         self.series = [SeriesIndex(self.windows, keep) for keep in self._keep[:, 0].tolist()]
         self.profiles = Profiles(schema)
         self.reported = Reported(self._is_live)
-        self._fraud_kinds = [plan.entities.index(entity) for entity in plan.fraud_entities]
+        self._kinds = list(enumerate(plan.entities))
+        self._fraud_kinds = [kind for kind, entity in self._kinds if entity in plan.fraud_entities]
         self.decisions = DecisionIndex(len(self._fraud_kinds), outcome_entries_max)
         self.coverage_start_ns: int | None = None
         self._covered_from = np.full_like(self._keep, FIRST)
@@ -99,35 +100,35 @@ class EmbeddedStore:
     # -- the scoring path ----------------------------------------------------------------------------------------------
 
     def apply_and_gather(self, columns: Columns, rows: Sequence[int]) -> Gathered:
-        """Row by row, apply the row's event, then read its features over everything applied so far. See FeatureStore."""
+        """Row by row, apply the row's event, then read its features over everything applied so far.
+
+        See ``FeatureStore``.
+        """
         plan, n = self.plan, len(rows)
         whole = n == columns.rows
         event_time_ns = columns.event_time_ns if whole else columns.event_time_ns[rows]
         amount_minor = columns.amount_minor if whole else columns.amount_minor[rows]
-        if n and self.coverage_start_ns is None:
-            self.set_coverage_start(int(event_time_ns[0]))
         currency = _chosen(columns.currency, rows, whole)
         paid = None if currency.count(self.schema.currency) == n else self._paid(currency)
         ids = {entity: _chosen(columns.ids[entity], rows, whole) for entity in self.schema.entities}
-        ticks = event_time_ns // self.schema.tick_ns
 
         values = np.empty((len(self.schema.features), n))
         fallback = np.ones(n, np.uint8)
         plan.fill_request(values, event_time_ns, amount_minor, paid)
-        attributes = columns.attributes
-        plan.fill_attributes(values, attributes and _chosen(attributes, rows, whole))
+        plan.fill_attributes(values, columns.attributes and _chosen(columns.attributes, rows, whole))
         defaulted = self._defaulted(values, ids, paid)
         if defaulted is not None:
             fallback[defaulted] = DEFAULTED
         if n and plan.entities:
-            series = [
-                list(map(index.__getitem__, ids[entity]))
-                for entity, index in zip(plan.entities, self.series, strict=True)
-            ]
-            self._apply_and_read(values, fallback, series, ticks, plan.increments(amount_minor, paid))
+            if self.coverage_start_ns is None:
+                self.set_coverage_start(int(event_time_ns.max()))
+            ticks = event_time_ns // self.schema.tick_ns
+            series = [list(map(self.series[kind].__getitem__, ids[entity])) for kind, entity in self._kinds]
+            numbers = np.array(series)
+            self._apply_and_read(values, fallback, series, numbers, ticks, plan.increments(amount_minor, paid))
             if self._fraud_kinds:
-                fraud_series = np.array([series[kind] for kind in self._fraud_kinds])
-                self.decisions.add(_chosen(columns.transaction_id, rows, whole), ticks, fraud_series)
+                ids_here = _chosen(columns.transaction_id, rows, whole)
+                self.decisions.add(ids_here, ticks, numbers.take(self._fraud_kinds, 0))
         return Gathered(np.ascontiguousarray(values.T), fallback)
 
     def _paid(self, currency: Sequence[str]) -> Bool:
@@ -138,17 +139,22 @@ class EmbeddedStore:
         defaulted = self.profiles.fill(values, ids)
         for known in ids.values():
             if not all(known):
-                absent = np.array([not id for id in known])
+                absent = np.array([not name for name in known])
                 defaulted = absent if defaulted is None else defaulted | absent
         if paid is not None and self.plan.reads_money:
             defaulted = ~paid if defaulted is None else defaulted | ~paid
         return defaulted
 
     def _apply_and_read(
-        self, values: Float64, fallback: UInt8, series: list[list[int]], ticks: Int64, increments: Int64
+        self,
+        values: Float64,
+        fallback: UInt8,
+        series: list[list[int]],
+        numbers: Int64,
+        ticks: Int64,
+        increments: Int64,
     ) -> None:
-        """values: [features, rows], series: by kind, then row. Cuts the batch into segments where it has to be cut."""
-        numbers = np.array(series)
+        """Cut the batch where it has to be cut. values: [features, rows]; series, numbers: [kinds, rows]."""
         rows = len(ticks)
         if all(len(distinct := set(kind)) == rows and ABSENT not in distinct for kind in series):
             self._segment(values, fallback, numbers, ticks, increments, [])
@@ -207,7 +213,10 @@ class EmbeddedStore:
 
     def _take_back(self, transaction_id: str) -> bool:
         place = self.reported.pop(transaction_id)
-        return place is not None and any([self._adjust_fraud(series, place.tick, -1) for series in place.series])
+        if place is None:
+            return False
+        changed = [self._adjust_fraud(series, place.tick, -1) for series in place.series]
+        return any(changed)
 
     def _adjust_fraud(self, series: int, tick: int, delta: int) -> bool:
         return self.windows.adjust(series, tick, self.plan.fraud_column, delta)
@@ -216,9 +225,9 @@ class EmbeddedStore:
         return any(self.windows.keeps(series, place.tick) for series in place.series)
 
     def _place(self, outcome: Outcome) -> Place:
-        known = [(self.series[kind], outcome.ids.get(self.plan.entities[kind], "")) for kind in self._fraud_kinds]
-        if outcome.event_time_ns is not None and any(id for _, id in known):
-            series = tuple(index[id] for index, id in known if id and id in index)
+        given = [(self.series[kind], outcome.ids.get(self.plan.entities[kind], "")) for kind in self._fraud_kinds]
+        if outcome.event_time_ns is not None and any(name for _, name in given):
+            series = tuple(index[name] for index, name in given if name and name in index)
             return Place(outcome.event_time_ns // self.schema.tick_ns, series)
         place = self.decisions.find(outcome.transaction_id)
         if place is None:
@@ -234,7 +243,7 @@ class EmbeddedStore:
         self.profiles.put(entity, id, values)
 
     def read_entity(self, entity: str, id: str, at_ns: int | None = None) -> EntityView:
-        """The features of one entity at ``at_ns``, None = at its latest event. Changes nothing. Raises FeaturesRefused."""
+        """The features of one entity at ``at_ns``, None = at its latest event. Raises FeaturesRefused."""
         if entity not in ENTITIES:
             raise FeaturesRefused(f"{entity!r} is not a kind of entity: {', '.join(ENTITIES)}")
         values, defaulted = self.profiles.read(entity, id)

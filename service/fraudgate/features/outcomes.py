@@ -2,6 +2,7 @@
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,60 +63,52 @@ class Reported:
 class DecisionIndex:
     """The latest decisions, by transaction id: at least ``entries_max`` of them, at most a page more.
 
-    New decisions go to an open page, a dictionary. A full page is sealed into arrays sorted by the hash of the id, about
-    50 bytes an entry where a dictionary takes 250; the oldest page is dropped whole. So a batch costs microseconds, and
-    looking up an id, which is rare, one binary search a page.
+    New decisions are kept as they come, batch by batch; asking for one scans them, which is rare. A full page is sealed
+    into arrays sorted by the hash of the id, a third of what a dictionary takes; the oldest page is dropped whole.
     """
 
     def __init__(self, kinds: int, entries_max: int = OUTCOME_INDEX_ENTRIES_MAX) -> None:
         self._kinds = kinds
         self._pages: deque[_Page] = deque(maxlen=max(1, -(-entries_max // PAGE_ENTRIES)))
-        self._open_page()
+        self._open: list[tuple[Sequence[str], Int64, Int64]] = []
+        self._open_rows = 0
 
     def __len__(self) -> int:
-        return len(self._pages) * PAGE_ENTRIES + self._rows
-
-    def _open_page(self) -> None:
-        self._row_of: dict[str, int] = {}
-        self._ids: list[str] = []
-        self._ticks: Int64 = np.empty(PAGE_ENTRIES, np.int64)
-        self._series: Int64 = np.empty((self._kinds, PAGE_ENTRIES), np.int64)
-        self._rows = 0
+        return sum(len(page.ticks) for page in self._pages) + self._open_rows
 
     def add(self, transaction_ids: Sequence[str], ticks: Int64, series: Int64) -> None:
-        """Remember decisions. ticks: [rows]; series: [kinds, rows], ABSENT where a transaction has no such id."""
-        if self._rows + len(transaction_ids) > PAGE_ENTRIES:
-            self._seal()
-        start, stop = self._rows, self._rows + len(transaction_ids)
-        self._row_of.update(zip(transaction_ids, range(start, stop), strict=True))
-        self._ids += transaction_ids
-        self._ticks[start:stop] = ticks
-        self._series[:, start:stop] = series
-        self._rows = stop
+        """Remember decisions. ticks: [rows]; series: [kinds, rows], ABSENT where a transaction has no such id.
+
+        The arguments are kept: they must not change later.
+        """
+        self._open.append((transaction_ids, ticks, series))
+        self._open_rows += len(transaction_ids)
+        if self._open_rows >= PAGE_ENTRIES:
+            self._pages.append(_Page(*self._open_columns()))
+            self._open, self._open_rows = [], 0
 
     def find(self, transaction_id: str) -> Place | None:
         """Where the latest decision of this id belongs; None when it is not remembered."""
-        row = self._row_of.get(transaction_id)
-        if row is not None:
-            return _place(self._ticks, self._series, row)
+        for ids, ticks, series in reversed(self._open):
+            if transaction_id in ids:
+                return _place(ticks, series, ids.index(transaction_id))
         hashed = hash(transaction_id)
         for page in reversed(self._pages):
-            found = page.find(transaction_id, hashed)
-            if found is not None:
-                return found
+            place = page.find(transaction_id, hashed)
+            if place is not None:
+                return place
         return None
-
-    def _seal(self) -> None:
-        if self._rows:
-            self._pages.append(_Page(self._ids, self._ticks[: self._rows], self._series[:, : self._rows]))
-            self._open_page()
 
     def dump(self) -> tuple[Any, Int64, Int64]:
         """Everything, oldest first: ids (Arrow) [N], ticks [N], series [kinds, N]."""
+        ids, ticks, series = self._open_columns()
         pages = [(page.ids, page.ticks, page.series) for page in self._pages]
-        pages.append((pa.array(self._ids, pa.utf8()), self._ticks[: self._rows], self._series[:, : self._rows]))
-        ids, ticks, series = zip(*pages, strict=True)
-        return pa.concat_arrays(ids), np.concatenate(ticks), np.concatenate(series, axis=1)
+        pages.append((pa.array(ids, pa.utf8()), ticks, series))
+        return (
+            pa.concat_arrays([ids for ids, _, _ in pages]),
+            np.concatenate([ticks for _, ticks, _ in pages]),
+            np.concatenate([series for _, _, series in pages], axis=1),
+        )
 
     def load(self, ids: list[str], ticks: Int64, series: Int64) -> None:
         """Add what ``dump`` returned."""
@@ -123,24 +116,33 @@ class DecisionIndex:
             page = slice(start, start + PAGE_ENTRIES)
             self.add(ids[page], ticks[page], series[:, page])
 
+    def _open_columns(self) -> tuple[list[str], Int64, Int64]:
+        if not self._open:
+            return [], np.empty(0, np.int64), np.empty((self._kinds, 0), np.int64)
+        return (
+            list(chain.from_iterable(ids for ids, _, _ in self._open)),
+            np.concatenate([ticks for _, ticks, _ in self._open]),
+            np.concatenate([series for _, _, series in self._open], axis=1),
+        )
+
 
 class _Page:
-    """A full page: columns in the order of arrival, and that order sorted by hash."""
+    """Sealed decisions: columns in the order of arrival, and that order sorted by hash."""
 
     def __init__(self, ids: Sequence[str], ticks: Int64, series: Int64) -> None:
         self.ids: Any = pa.array(ids, pa.utf8())
-        self.ticks = ticks.copy()
-        self.series = series.astype(np.int32)
+        self.ticks = ticks
+        self.series: Any = series.astype(np.int32)
         hashes = np.fromiter(map(hash, ids), np.int64, len(ids))
-        self._order = np.argsort(hashes).astype(np.int16)
+        self._order = hashes.argsort().astype(np.int32)
         self._hashes = hashes[self._order]
 
     def find(self, transaction_id: str, hashed: int) -> Place | None:
         start = int(self._hashes.searchsorted(hashed))
         if start == len(self._hashes) or self._hashes[start] != hashed:
             return None
-        alike = self._order[start : self._hashes.searchsorted(hashed, "right")]
-        rows = [row for row in alike.tolist() if self.ids[row].as_py() == transaction_id]
+        alike = self._order[start : self._hashes.searchsorted(hashed, "right")].tolist()
+        rows = [row for row in alike if self.ids[row].as_py() == transaction_id]
         return _place(self.ticks, self.series, max(rows)) if rows else None
 
 

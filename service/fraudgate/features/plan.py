@@ -6,13 +6,14 @@ The totals of ``windows.py`` have a column for each of these that the schema nee
     PAID, HIGH, LOW           events in the schema's currency, and their amounts as HIGH * 2^20 + LOW
     FRAUD                     events reported as fraud
 
-One event adds at most 2^20 to HIGH and less to LOW, so both are good for 2^43 events: no sum can overflow. float64 holds
-HIGH exactly up to 2^33 events, so a sum is rounded once, like the float64 of the exact integer.
+One event adds at most 2^20 to HIGH and less to LOW, so both are good for 2^43 events: no sum can overflow. float64
+holds HIGH exactly up to 2^33 events, so a sum is rounded once, like the float64 of the exact integer.
 
-An *edge* is one end of a window, so many ticks before the event. Edges at the event itself are *own* edges: their totals
-are known from applying it; the others are searched for. The totals of one column at one edge, for every row of a batch,
-are a *line*; a *term* is the difference of two lines, such as the events of one window, and a window feature is a term
-or a ratio of two.
+An *edge* is one end of a window, so many ticks before the event. Edges at the event itself are *own* edges: their
+totals are known from applying it; the others are searched for. The totals of one column at one edge, for every row of a
+batch, are a *line*; a *term* is the difference of two lines, such as the events of one window, and a window feature is
+a term or a ratio of two. A mean is taken over the events that add to the sum: a payment in another currency is in the
+counts, and neither above nor below the line of a mean.
 """
 
 from collections.abc import Iterable, Sequence
@@ -50,6 +51,7 @@ class Plan:
         self.money = any(window.aggregate in ("sum", "mean") for window in windows)
         self.fraud_column = LOW + 1 if self.money else COUNT + 1
         self.columns = self.fraud_column + bool(fraud)
+        self._one_event = _indices((1, 1, 0, 0, 0) if self.money else (1, 0))[: self.columns]
         self.exponent_scale = 10.0**schema.exponent
 
         features = list(enumerate(schema.features))
@@ -77,7 +79,7 @@ class Plan:
         return delay, delay + window.width_ns // self.schema.tick_ns
 
     def _plan_terms(self, windows: list[tuple[int, Window]]) -> None:
-        """Lay the terms out in blocks: what ratios divide by, their money, its LOW halves, their other numerators, counts."""
+        """Lay the terms out in blocks: what ratios divide by, LOW, HIGH and FRAUD of what they divide, and counts."""
         money = [(row, window) for row, window in windows if window.aggregate in ("sum", "mean")]
         shares = [(row, window) for row, window in windows if window.aggregate == "fraud_share"]
         counts = [(row, window) for row, window in windows if window.aggregate == "count"]
@@ -109,14 +111,13 @@ class Plan:
 
     def increments(self, amount_minor: Int64, paid: Bool | None) -> Int64:
         """What events add to the totals, [rows, columns]; ``paid``: which are in the schema's currency, None = all."""
-        added = np.zeros((len(amount_minor), self.columns), np.int64)
-        added[:, COUNT] = 1
+        added = np.empty((len(amount_minor), self.columns), np.int64)
+        added[:] = self._one_event
         if self.money:
-            added[:, PAID] = 1
             added[:, HIGH] = amount_minor >> HALF_BITS
             added[:, LOW] = amount_minor & (HALF - 1)
-            if paid is not None:
-                added[~paid, PAID : LOW + 1] = 0
+        if paid is not None and self.money:
+            added[~paid, PAID : LOW + 1] = 0
         return added
 
     def fill_request(self, values: Float64, event_time_ns: Int64, amount_minor: Int64, paid: Bool | None) -> None:

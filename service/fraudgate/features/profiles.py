@@ -25,11 +25,11 @@ class Profiles:
     def __iter__(self) -> Iterator[tuple[str, str, dict[str, float]]]:
         """Everything stored: entity, id, values by feature name."""
         for entity, kind in self._kinds.items():
-            for id, row in kind.row_of.items():
-                yield entity, id, kind.stored(row)
+            for name, row in kind.row_of.items():
+                yield entity, name, kind.stored(row)
 
     def put(self, entity: str, id: str, values: Mapping[str, float]) -> None:
-        """Store values of one entity; the last value of a feature wins. Raises FeaturesRefused and then stores nothing."""
+        """Store values of one entity; the last value wins. Raises FeaturesRefused and then stores nothing."""
         kind = self._kinds.get(entity)
         if kind is None:
             known = ", ".join(self._kinds) or "none at all"
@@ -50,11 +50,8 @@ class Profiles:
 
         Returns which rows took a default, [rows], or None when the schema has no profiles.
         """
-        defaulted: Bool | None = None
-        for entity, kind in self._kinds.items():
-            missing = kind.fill(values, ids[entity])
-            defaulted = missing if defaulted is None else defaulted | missing
-        return defaulted
+        missing = [kind.fill(values, ids[entity]) for entity, kind in self._kinds.items()]
+        return np.logical_or.reduce(missing) if missing else None
 
     def read(self, entity: str, id: str) -> tuple[dict[str, float], list[str]]:
         """The profile features of one entity, and the names of those at their default."""
@@ -91,7 +88,7 @@ class _Kind:
 
     def fill(self, values: Float64, ids: Sequence[str | None]) -> Bool:
         row_of = self.row_of
-        found = self.table[[row_of.get(id, 0) if id else 0 for id in ids]]
+        found = self.table[[row_of.get(name, 0) if name else 0 for name in ids]]
         missing = np.isnan(found)
         values[self.features] = np.where(missing, self.defaults, found).T
         defaulted: Bool = missing.any(axis=1)

@@ -1,7 +1,7 @@
 """Snapshots: everything an embedded store knows, in one Arrow IPC file that is renamed into place.
 
-The file holds one record batch of one row; every column is a list. Series are numbered by their position, from 1; 0 means
-"no such id". Buckets lie series after series, ascending, and only those that their series still keeps.
+The file holds one record batch of one row; every column is a list. Series are numbered by their position, from 1; 0
+means "no such id". Buckets lie series after series, ascending, and only those that their series still keeps.
 """
 
 import os
@@ -102,20 +102,20 @@ def _lists(store: "EmbeddedStore") -> dict[str, Any]:
     kinds = np.zeros(windows.series_count, np.int8)
     ids = [""] * windows.series_count
     for kind, index in enumerate(store.series):
-        for id, number in index.items():
-            if id:
-                kinds[number], ids[number] = kind, id
+        for name, number in index.items():
+            if name:
+                kinds[number], ids[number] = kind, name
     buckets, ticks, added = windows.dump()
     reported = list(store.reported)
     decision_ids, decision_ticks, decision_series = store.decisions.dump()
-    profiles = [(entity, id, name, value) for entity, id, values in store.profiles for name, value in values.items()]
+    profiles = [(entity, who, name, value) for entity, who, values in store.profiles for name, value in values.items()]
     return {
         "series_kind": kinds[1:],
         "series_id": ids[1:],
         "series_buckets": buckets,
         "bucket_tick": ticks,
         "bucket_added": added.reshape(-1),
-        "reported_id": [id for id, _ in reported],
+        "reported_id": [name for name, _ in reported],
         "reported_tick": [place.tick for _, place in reported],
         "reported_marks": [len(place.series) for _, place in reported],
         "mark_series": [series for _, place in reported for series in place.series],
@@ -123,7 +123,7 @@ def _lists(store: "EmbeddedStore") -> dict[str, Any]:
         "decision_tick": decision_ticks,
         "decision_series": decision_series.reshape(-1),
         "profile_entity": [entity for entity, *_ in profiles],
-        "profile_id": [id for _, id, *_ in profiles],
+        "profile_id": [who for _, who, *_ in profiles],
         "profile_feature": [name for *_, name, _ in profiles],
         "profile_value": [value for *_, value in profiles],
     }
@@ -136,21 +136,21 @@ def _one_list(values: Any, kind: Any) -> Any:
 
 def _fill(store: "EmbeddedStore", lists: dict[str, Any]) -> None:
     """Everything but coverage. Series are opened in the file's order, so they get the numbers that it uses."""
-    for kind, id in zip(lists["series_kind"].to_pylist(), lists["series_id"].to_pylist(), strict=True):
-        store.series[kind][id]
+    for kind, name in zip(lists["series_kind"].to_pylist(), lists["series_id"].to_pylist(), strict=True):
+        store.series[kind][name]
     ticks, added = _numbers(lists["bucket_tick"]), _numbers(lists["bucket_added"])
     store.windows.load(_numbers(lists["series_buckets"]), ticks, added.reshape(len(ticks), store.plan.columns))
 
     marks = iter(lists["mark_series"].to_pylist())
     reported = zip(*(lists[f"reported_{name}"].to_pylist() for name in ("id", "tick", "marks")), strict=True)
-    for id, tick, count in reported:
-        store.reported.add(id, Place(tick, tuple(next(marks) for _ in range(count))))
+    for name, tick, count in reported:
+        store.reported.add(name, Place(tick, tuple(next(marks) for _ in range(count))))
     decision_ticks = _numbers(lists["decision_tick"])
     decision_series = _numbers(lists["decision_series"]).reshape(-1, len(decision_ticks))
     store.decisions.load(lists["decision_id"].to_pylist(), decision_ticks, decision_series)
     profiles = (lists[f"profile_{name}"].to_pylist() for name in ("entity", "id", "feature", "value"))
-    for entity, id, name, value in zip(*profiles, strict=True):
-        store.profiles.put(entity, id, {name: value})
+    for entity, who, name, value in zip(*profiles, strict=True):
+        store.profiles.put(entity, who, {name: value})
 
 
 def _numbers(values: Any) -> Int64:

@@ -67,7 +67,7 @@ class FeatureStore(Protocol):
         """Store profile values of one entity; the last value wins. Raises FeaturesRefused and then stores nothing."""
 
     def read_entity(self, entity: str, id: str, at_ns: int | None) -> EntityView:
-        """The features of one entity at ``at_ns``, None = at its latest event. Changes nothing. Raises FeaturesRefused."""
+        """The features of one entity at ``at_ns``, None = at its latest event. Raises FeaturesRefused."""
 
     def snapshot(self, directory: str | Path) -> Path:
         """Write everything the store knows into ``directory``; returns the file. Atomic."""

@@ -3,14 +3,15 @@
 A *bucket* is all events of a series in one tick. A series owns a slot of the arena, a power of two of buckets:
 
     tick     FIRST   t1    t2    t3   NEVER  NEVER ...      ascending; the sentinel FIRST precedes every event
-    totals     b    b+x1  b+x12 ...                         running totals since the series began, one row a bucket
+    totals     b    b+x1  b+x12 ...                         running totals, one row a bucket, from any base b
 
 so that a window (from, to] is one subtraction, totals(to) - totals(from), and a search in a slot needs no bounds: the
-sentinel is at or before every instant and the unused rest, never empty, after it. What one event adds to the totals is its
-*increment*. Columns are int64 and never overflow because amounts are kept in two halves (see ``plan.py``).
+sentinel is at or before every instant and the unused rest, never empty, after it. What an event adds to the totals is
+its *increment*. Columns are int64 and never overflow because amounts are kept in two halves (see ``plan.py``).
 
 A batch is applied and searched as a whole: NumPy's cost is per call, so 64 appends cost what one does. Events that are
-late, or that share a series, go one by one through ``insert``; both ways give the same buckets.
+late, or that share a series, go one by one through ``insert``; both ways give the same buckets. Buckets that a series
+need no longer keep are dropped when its slot is full, so reads never go back further than ``keep``.
 """
 
 import numpy as np
@@ -67,8 +68,8 @@ class Windows:
     def apply(self, series: Int64, ticks: Int64, increments: Int64, alone: list[int], own: Int64) -> Int64 | None:
         """Apply the events of some rows, each to its series of every kind, in order.
 
-        series: [kinds, rows]; ABSENT takes nothing. ticks: [rows]; increments: [rows, columns]. ``alone``: the positions
-        in ``series``, flat, that are ABSENT or whose series occurs more than once.
+        series: [kinds, rows]; ABSENT takes nothing. ticks: [rows]; increments: [rows, columns].
+        alone: the positions in ``series``, flat, that are ABSENT or whose series occurs more than once.
         own: [kinds, rows, columns], written: the totals at each event's own bucket just after it was applied.
         Returns the latest tick of each series then, [kinds, rows]; None when that is the event's own tick everywhere.
         """
@@ -113,7 +114,7 @@ class Windows:
     def insert(self, series: int, tick: int, increment: Int64) -> tuple[Int64, int]:
         """Apply one event, late or not. An event older than the series keeps changes nothing.
 
-        Returns the totals at its bucket (one too old: at the oldest instant kept), [columns], and the series' latest tick.
+        Returns the totals at its bucket (too old: at the oldest instant kept), [columns], and the series' latest tick.
         """
         last = int(self._last[series])
         latest = int(self._ticks[last])
@@ -181,42 +182,55 @@ class Windows:
         """Give the series opened so far what ``dump`` returned. Raises ValueError when the numbers do not fit."""
         if len(buckets) != self.series_count - 1 or buckets.min(initial=0) < 0 or buckets.sum() != len(ticks):
             raise ValueError("series and buckets do not match")
-        series = np.arange(1, self.series_count)
-        self._replace(series, np.repeat(series, buckets), ticks, added)
+        self._replace(np.arange(1, self.series_count), buckets, ticks, added)
 
     def merge(self, series: Int64, ticks: Int64, increments: Int64) -> None:
         """Apply many events at once, in any order. series, ticks: [N]; increments: [N, columns]; none ABSENT."""
+        if not len(series):
+            return
         touched = np.unique(series)
-        lengths = self._last[touched] - self._offset[touched]
-        kept = ragged(self._offset[touched] + 1, lengths)
-        owners = np.concatenate([np.repeat(touched, lengths), series])
-        moments = np.concatenate([self._ticks[kept], ticks])
-        order = np.lexsort((moments, owners))
-        owners, moments = owners[order], moments[order]
-        added = np.concatenate([self._totals[kept] - self._totals[kept - 1], increments])[order]
+        rank = np.empty(self.series_count, np.int64)
+        rank[touched] = np.arange(len(touched))
+        owners, moments, added = _buckets(rank[series], ticks, increments)
+        lengths = np.bincount(owners)
+        starts = np.cumsum(lengths) - lengths
+        last = self._last[touched]
+        after = (moments[starts] > self._ticks[last]) & (last + lengths < self._limit[touched])
+        chosen = after[owners]
+        self._extend(touched[after], lengths[after], moments[chosen], added[chosen])
+        self._rewrite(touched[~after], lengths[~after], moments[~chosen], added[~chosen])
 
-        first = np.flatnonzero(np.append(True, (owners[1:] != owners[:-1]) | (moments[1:] != moments[:-1])))
-        owners, moments, added = owners[first], moments[first], np.add.reduceat(added, first, axis=0)
-        ends = np.append(np.flatnonzero(owners[1:] != owners[:-1]), len(owners) - 1)
-        horizon = moments[ends] - self._keep[touched]
-        young = moments > np.repeat(horizon, np.diff(ends, prepend=-1))
-        self._replace(touched, owners[young], moments[young], added[young])
+    def _extend(self, touched: Int64, lengths: Int64, moments: Int64, added: Int64) -> None:
+        """Append buckets to series that have room for them: ``lengths`` each, ascending, all after the latest."""
+        last = self._last[touched]
+        place = ragged(last + 1, lengths)
+        self._ticks[place] = moments
+        self._totals[place] = _running(lengths, added) + np.repeat(self._totals[last], lengths, axis=0)
+        self._last[touched] = last + lengths
 
-    def _replace(self, touched: Int64, owners: Int64, moments: Int64, added: Int64) -> None:
-        """Rewrite whole series. ``touched`` ascending; the rest by series, then tick, each bucket once."""
-        starts = np.searchsorted(owners, touched)
-        lengths = np.diff(starts, append=len(owners))
-        some = lengths > 0
-        small = np.flatnonzero(lengths + 1 >= 2 * self._half[touched])
-        for i in small.tolist():
+    def _rewrite(self, touched: Int64, lengths: Int64, moments: Int64, added: Int64) -> None:
+        """Merge buckets, ``lengths`` for each series, into what the series hold, and drop what they need not keep."""
+        old = self._last[touched] - self._offset[touched]
+        kept = ragged(self._offset[touched] + 1, old)
+        rank = np.arange(len(touched))
+        owners, moments, added = _buckets(
+            np.concatenate([np.repeat(rank, old), np.repeat(rank, lengths)]),
+            np.concatenate([self._ticks[kept], moments]),
+            np.concatenate([self._totals[kept] - self._totals[kept - 1], added]),
+        )
+        horizon = moments[np.searchsorted(owners, rank, "right") - 1] - self._keep[touched]
+        young = moments > horizon[owners]
+        self._replace(touched, np.bincount(owners[young], minlength=len(touched)), moments[young], added[young])
+
+    def _replace(self, touched: Int64, lengths: Int64, moments: Int64, added: Int64) -> None:
+        """Give series these buckets instead of theirs, ``lengths`` each, ascending."""
+        for i in np.flatnonzero(lengths + 1 >= 2 * self._half[touched]).tolist():
             self._rehouse(int(touched[i]), int(lengths[i]))
         offset = self._offset[touched]
         self._ticks[ragged(offset + 1, self._last[touched] - offset)] = NEVER
-        running = np.cumsum(added, axis=0)
-        before = running[starts[some]] - added[starts[some]]
         place = ragged(offset + 1, lengths)
         self._ticks[place] = moments
-        self._totals[place] = running - np.repeat(before, lengths[some], axis=0)
+        self._totals[place] = _running(lengths, added)
         self._totals[offset] = 0
         self._last[touched] = offset + lengths
 
@@ -231,7 +245,7 @@ class Windows:
         self._settle(series, offset, size, 0)
 
     def _make_room(self, series: int) -> None:
-        """Drop what a full series need not keep; if that is under a quarter of its slot, move it to one twice the size."""
+        """Drop what a full series need not keep; if that frees under a quarter, move it to a slot twice the size."""
         offset, size = int(self._offset[series]), 2 * int(self._half[series])
         stop = offset + size
         horizon = self._ticks[stop - 1] - self._keep[series]
@@ -282,6 +296,29 @@ class Windows:
 
 def ragged(starts: Int64, lengths: Int64) -> Int64:
     """The concatenation of starts[i] .. starts[i] + lengths[i] - 1."""
-    total = int(lengths.sum())
     shift = starts - np.cumsum(lengths) + lengths
-    return np.repeat(shift, lengths) + np.arange(total)
+    return np.repeat(shift, lengths) + np.arange(int(lengths.sum()))
+
+
+def _running(lengths: Int64, added: Int64) -> Int64:
+    """Running totals of ``added``, [B, columns], that begin anew after every ``lengths`` rows."""
+    running = np.append(np.zeros((1, added.shape[1]), np.int64), np.cumsum(added, axis=0), axis=0)
+    starts = np.cumsum(lengths) - lengths
+    since_start: Int64 = running[1:] - np.repeat(running[starts], lengths, axis=0)
+    return since_start
+
+
+def _buckets(owners: Int64, ticks: Int64, added: Int64) -> tuple[Int64, Int64, Int64]:
+    """Events, or buckets, by owner (dense from 0), then tick; those of one owner and tick are added up."""
+    if not len(owners):
+        return owners, ticks, added
+    early = int(ticks.min())
+    span = int(ticks.max()) - early + 1
+    if (int(owners.max()) + 1) * span >= NEVER:
+        raise ValueError("too many series over too long a time for one merge")
+    keys = owners * span + (ticks - early)
+    order = keys.argsort()
+    keys = keys[order]
+    first = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))
+    owners, since = np.divmod(keys[first], span)
+    return owners, since + early, np.add.reduceat(added[order], first, axis=0)

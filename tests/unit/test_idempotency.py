@@ -1,0 +1,376 @@
+"""One transaction_id, one decision: who is new, who gets a stored answer, who conflicts, what is forgotten when."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fraudgate.idempotency import DIGEST_BYTES, IdempotencyTable, payload_digests
+from fraudgate.limits import BATCH_ROWS_MAX, QUEUE_ROWS_MAX
+from fraudgate.transaction import ANSWER_DTYPE, ENTITIES
+from tests.unit.transactions import EVENT_TIME_NS, columns_of, transaction
+
+SMALLEST = QUEUE_ROWS_MAX + 2 * BATCH_ROWS_MAX
+LIFETIME_NS = 1_000
+
+
+class Shop:
+    """A table of the smallest size, used the way the pipeline uses it. A row is written id or id:payload."""
+
+    def __init__(self, entries_max: int = SMALLEST, lifetime_ns: int = LIFETIME_NS) -> None:
+        self.table = IdempotencyTable(entries_max, lifetime_ns)
+        self.decided = 0
+
+    def claim(self, text: str, now_ns: int = 0) -> "Claimed":
+        rows = [row.partition(":") for row in text.split()]
+        ids, digests = [id_ for id_, _, _ in rows], [payload.encode().ljust(DIGEST_BYTES) for _, _, payload in rows]
+        return Claimed(self, ids, self.table.claim(ids, digests, range(len(ids)), now_ns))
+
+    def score(self, text: str, now_ns: int = 0) -> list[int | None]:
+        """The number of each row's decision, counted from 1; None for a conflict."""
+        return self.claim(text, now_ns).answer()
+
+    def fill(self, count: int, now_ns: int = 0, name: str = "old") -> None:
+        ids = [f"{name}{i}" for i in range(count)]
+        for start in range(0, count, BATCH_ROWS_MAX):
+            self.score(" ".join(ids[start : start + BATCH_ROWS_MAX]), now_ns)
+
+
+class Claimed:
+    """A claimed batch."""
+
+    def __init__(self, shop: Shop, ids: list[str], claims) -> None:
+        self.shop, self.ids, self.claims = shop, ids, claims
+
+    def said(self) -> str:
+        """F fresh, R replay, C conflict, a letter a row."""
+        found = {row: kind for kind, rows in zip("FRC", self.rows(), strict=True) for row in rows}
+        return "".join(found[row] for row in range(len(self.ids)))
+
+    def rows(self) -> tuple[list[int], list[int], list[int]]:
+        return self.claims.fresh, self.claims.replays, self.claims.conflicts
+
+    def answer(self) -> list[int | None]:
+        numbers: list[int | None] = [None] * len(self.ids)
+        if self.claims.fresh:
+            answers = np.zeros(len(self.claims.fresh), ANSWER_DTYPE)
+            answers["decision"] = 1
+            for answer, row in zip(answers, self.claims.fresh, strict=True):
+                self.shop.decided += 1
+                answer["sequence"] = numbers[row] = self.shop.decided
+            self.shop.table.store(self.claims.fresh_slots, answers)
+        if self.claims.replays:
+            found = self.shop.table.answers(self.claims.replay_slots)
+            for answer, row in zip(found, self.claims.replays, strict=True):
+                numbers[row] = int(answer["sequence"])
+        return numbers
+
+    def fail(self) -> None:
+        self.shop.table.release(self.claims.fresh_slots)
+
+
+def test_a_retry_gets_the_stored_answer() -> None:
+    shop = Shop()
+    assert shop.score("a b") == [1, 2]
+    assert shop.score("b c a") == [2, 3, 1]
+    assert len(shop.table) == 3
+
+
+def test_another_payload_is_a_conflict_and_changes_nothing() -> None:
+    shop = Shop()
+    shop.score("a:1")
+    assert shop.claim("a:2").said() == "C"
+    assert shop.score("a:2 a:1") == [None, 1]
+
+
+def test_twins_in_one_batch_share_the_first_rows_answer() -> None:
+    shop = Shop()
+    claimed = shop.claim("a b a a:other b")
+    assert claimed.said() == "FFRCR"
+    assert claimed.answer() == [1, 2, 1, None, 2]
+
+
+def test_a_twin_of_an_unanswered_batch_waits_for_its_answer() -> None:
+    shop = Shop()
+    first, second = shop.claim("a b"), shop.claim("c a a:other")
+    assert second.said() == "FRC"
+    assert first.answer() == [1, 2]
+    assert second.answer() == [3, 1, None]
+
+
+def test_answers_are_copies_marked_as_replayed() -> None:
+    shop = Shop()
+    shop.score("a")
+    slots = shop.claim("a").claims.replay_slots
+    found = shop.table.answers(slots)
+    assert found["replayed"].tolist() == [True]
+    found["sequence"] = 99
+    assert shop.table.answers(slots)["sequence"].tolist() == [1]
+
+
+def test_the_rows_asked_about_need_not_be_all() -> None:
+    """The rows that were dropped or invalid keep their places."""
+    table = IdempotencyTable(SMALLEST)
+    claims = table.claim(["a", "dropped", "a", "b"], [b"1" * 16, b"1" * 16, b"2" * 16], [0, 2, 3], 0)
+    assert (claims.fresh, claims.replays, claims.conflicts) == ([0, 3], [2], [])
+
+
+@pytest.mark.parametrize(("age_ns", "said"), [(0, "R"), (LIFETIME_NS - 1, "R"), (LIFETIME_NS, "F")])
+def test_an_answer_lives_for_its_lifetime(age_ns: int, said: str) -> None:
+    shop = Shop()
+    shop.score("a", now_ns=5)
+    assert shop.claim("a", now_ns=5 + age_ns).said() == said
+
+
+def test_expiry_counts_from_the_claim_not_from_a_retry() -> None:
+    shop = Shop()
+    shop.score("a", now_ns=0)
+    assert shop.score("a", now_ns=900) == [1]
+    assert shop.score("a", now_ns=1_000) == [2]
+
+
+def test_an_expired_id_is_new_even_before_it_is_swept() -> None:
+    """Sweeping is bounded work per batch; an id that it has not reached yet has expired all the same."""
+    shop = Shop()
+    shop.fill(300, now_ns=0)
+    assert shop.claim("old299:other", now_ns=LIFETIME_NS).said() == "F", "neither a replay nor a conflict"
+    assert len(shop.table) > 200, "most of the others are still there"
+
+
+def test_a_superseded_entry_does_not_take_its_successor_along() -> None:
+    shop = Shop()
+    shop.fill(300, now_ns=0)
+    assert shop.score("old299", now_ns=LIFETIME_NS) == [301]
+    for _ in range(20):
+        shop.fill(32, now_ns=LIFETIME_NS, name="new")  # sweeps all that is old
+    assert shop.score("old299", now_ns=LIFETIME_NS + 1) == [301]
+
+
+def test_sweeping_keeps_up() -> None:
+    """Two are forgotten for each that comes: the table does not grow beyond what is alive."""
+    shop = Shop(entries_max=4_096)
+    for batch in range(200):
+        shop.fill(32, now_ns=batch * 100, name=f"b{batch}-")
+    assert len(shop.table) <= 32 * (LIFETIME_NS // 100 + 1)
+    assert shop.table.evicted_early == 0
+
+
+def test_a_released_id_is_free_again() -> None:
+    shop = Shop()
+    shop.claim("a b").fail()
+    assert len(shop.table) == 0
+    assert shop.claim("a:other b").said() == "FF"
+
+
+def test_release_after_supersede_frees_the_right_id() -> None:
+    shop = Shop()
+    shop.fill(300, now_ns=0)
+    shop.claim("old299", now_ns=LIFETIME_NS).fail()
+    assert shop.claim("old299 old299", now_ns=LIFETIME_NS).said() == "FR"
+
+
+def test_a_full_ring_forgets_the_oldest_early_and_counts_it() -> None:
+    shop = Shop()
+    shop.fill(SMALLEST)
+    assert (len(shop.table), shop.table.evicted_early) == (SMALLEST, 0)
+    shop.score("x y z")
+    assert (len(shop.table), shop.table.evicted_early) == (SMALLEST, 3)
+    assert shop.claim("old3 old0").said() == "RF"
+    assert repr(shop.table) == f"<IdempotencyTable [{SMALLEST} of {SMALLEST}, 4 evicted early]>"
+
+
+def test_wrapping_over_released_or_expired_entries_counts_nothing() -> None:
+    shop = Shop()
+    shop.claim("a b").fail()
+    shop.fill(SMALLEST - 2)
+    shop.score("x y")
+    assert shop.table.evicted_early == 0
+    shop.fill(SMALLEST, now_ns=LIFETIME_NS, name="new")
+    assert shop.table.evicted_early == 0
+
+
+def test_the_ring_goes_round_many_times() -> None:
+    shop = Shop()
+    for lap in range(3):
+        shop.fill(1_000, name=f"lap{lap}-")
+    assert shop.table.evicted_early == 3_000 - SMALLEST
+    assert shop.score("lap2-999 lap2-0 lap1-999") == [3_000, 2_001, 2_000]
+
+
+def test_a_retry_of_the_oldest_entry_gets_its_own_answer_in_a_batch_that_pushes_it_out() -> None:
+    shop = Shop()
+    shop.fill(SMALLEST)
+    assert shop.score("old0 x") == [1, SMALLEST + 1]
+
+
+def test_a_twin_of_an_unanswered_batch_gets_its_answer_in_a_full_ring() -> None:
+    shop = Shop()
+    shop.fill(SMALLEST)
+    first = shop.claim(" ".join(f"x{i}" for i in range(32)))
+    second = shop.claim("x0 y z x31")
+    assert first.answer() == list(range(SMALLEST + 1, SMALLEST + 33))
+    assert second.answer() == [SMALLEST + 1, SMALLEST + 33, SMALLEST + 34, SMALLEST + 32]
+
+
+def test_a_table_too_small_for_queue_and_batches_in_flight() -> None:
+    with pytest.raises(ValueError, match="at least 1088"):
+        IdempotencyTable(SMALLEST - 1)
+
+
+# -- dump and load -----------------------------------------------------------------------------------------------------
+
+
+def reload(shop: Shop, now_ns: int, down_ns: int = 0, entries_max: int = SMALLEST) -> Shop:
+    """The table after a restart; its clock starts again at 0."""
+    ids, digests, ages_ns, answers = shop.table.dump(now_ns)
+    assert digests.dtype == np.dtype(f"V{DIGEST_BYTES}")
+    after = Shop(entries_max)
+    after.table.load(ids, digests, ages_ns + down_ns, answers, 0)
+    after.decided = 10_000
+    return after
+
+
+def test_a_restart_keeps_answers_payloads_and_ages() -> None:
+    shop = Shop()
+    shop.score("a:1", now_ns=50)
+    shop.score("b:1", now_ns=100)
+    after = reload(shop, now_ns=200, down_ns=300)
+    assert after.score("a:1 b:1 a:2") == [1, 2, None]
+    assert after.claim("a:1", now_ns=549).said() == "R"
+    assert after.claim("a:1", now_ns=550).said() == "F", "its lifetime went on while the process was down"
+    assert after.claim("b:1", now_ns=599).said() == "R"
+
+
+def test_a_dump_leaves_out_what_has_no_answer() -> None:
+    shop = Shop()
+    shop.score("answered")
+    shop.claim("released").fail()
+    shop.claim("pending")
+    assert shop.table.dump(0)[0] == ["answered"]
+
+
+def test_a_dump_leaves_out_what_has_no_answer_where_the_ring_wrapped() -> None:
+    """The slot still holds the answer of the entry before: another transaction's."""
+    shop = Shop()
+    shop.fill(SMALLEST)
+    shop.claim("pending")
+    assert "pending" not in shop.table.dump(0)[0]
+
+
+def test_a_dump_of_a_wrapped_ring_is_in_claim_order() -> None:
+    shop = Shop()
+    shop.fill(SMALLEST + 40)
+    ids, _, _, answers = shop.table.dump(0)
+    assert ids == [f"old{i}" for i in range(40, SMALLEST + 40)]
+    assert answers["sequence"].tolist() == list(range(41, SMALLEST + 41))
+
+
+def test_what_expired_while_down_is_not_loaded() -> None:
+    shop = Shop()
+    shop.score("a", now_ns=0)
+    shop.score("b", now_ns=10)
+    after = reload(shop, now_ns=10, down_ns=LIFETIME_NS - 10)
+    assert len(after.table) == 1
+    assert after.claim("a b").said() == "FR"
+
+
+def test_of_a_dump_larger_than_the_table_the_newest_are_loaded() -> None:
+    shop = Shop(entries_max=4_096)
+    shop.fill(SMALLEST + 100)
+    after = reload(shop, now_ns=0)
+    assert (len(after.table), after.table.evicted_early) == (SMALLEST, 0)
+    assert after.score(f"old100 old{SMALLEST + 99}") == [101, SMALLEST + 100]
+    assert after.claim("old99").said() == "F"
+
+
+def test_an_empty_table_survives_a_restart() -> None:
+    after = reload(Shop(), now_ns=0)
+    assert len(after.table) == 0
+    assert after.score("a") == [10_001]
+
+
+# -- payload_digests ---------------------------------------------------------------------------------------------------
+
+
+def digest(**changes: object) -> bytes:
+    return payload_digests(columns_of(transaction(**changes)), [0])[0]
+
+
+VARIANTS: dict[str, dict[str, object]] = {
+    "unchanged": {},
+    "transaction_id": {"transaction_id": "tx-2"},
+    "event_time by a nanosecond": {"event_time_ns": EVENT_TIME_NS + 1},
+    "amount_minor": {"amount_minor": 1_251},
+    "currency": {"currency": "USD"},
+    **{name: {name: "other"} for name in ENTITIES},
+    **{f"{name} absent": {name: ""} for name in ENTITIES},
+    "an id moved to another field": {"customer_id": "", "terminal_id": "customer_id-1"},
+    "an attribute": {"attributes": {"risk": 0.5}},
+    "its value": {"attributes": {"risk": 0.25}},
+    "its value, by one bit": {"attributes": {"risk": float(np.nextafter(0.5, 1))}},
+    "its key": {"attributes": {"Risk": 0.5}},
+    "another attribute": {"attributes": {"risk": 0.5, "age": 0.0}},
+    "minus zero is not zero": {"attributes": {"risk": 0.5, "age": -0.0}},
+    "an empty-looking attribute": {"attributes": {"risk": 0.0}},
+}
+
+
+def test_every_field_counts() -> None:
+    digests = {name: digest(**changes) for name, changes in VARIANTS.items()}
+    assert all(len(value) == DIGEST_BYTES for value in digests.values())
+    for (name, one), (other_name, other) in itertools.combinations(digests.items(), 2):
+        assert one != other, f"{name} and {other_name}"
+
+
+def test_the_order_of_attributes_does_not_count() -> None:
+    assert digest(attributes={"a": 1.0, "b": 2.0}) == digest(attributes={"b": 2.0, "a": 1.0})
+
+
+def test_a_digest_does_not_depend_on_the_batch() -> None:
+    """Neither on neighbours with attributes nor on neighbours without ids, nor on the place in the batch."""
+    alone = digest()
+    columns = columns_of(
+        transaction(transaction_id="first", attributes={"risk": 1.0}, customer_id=""),
+        transaction(),
+        transaction(transaction_id="\x1f broken \x1f", amount_minor=-1),
+    )
+    assert payload_digests(columns, [1]) == [alone]
+    assert payload_digests(columns, [1, 0])[0] == alone
+    assert payload_digests(columns, []) == []
+
+
+valid_text = st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=4)
+fields = {
+    "transaction_id": valid_text.filter(bool),
+    "amount_minor": st.integers(0, 3),
+    "event_time_ns": st.sampled_from([EVENT_TIME_NS, EVENT_TIME_NS + 1]),
+    "customer_id": valid_text,
+    "ip_address": valid_text,
+    "attributes": st.dictionaries(valid_text.filter(bool), st.floats(allow_nan=False, allow_infinity=False)),
+}
+
+
+def canonical(payload: dict[str, object]) -> object:
+    attributes = payload["attributes"]
+    assert isinstance(attributes, dict)
+    bits = {key: np.float64(value).tobytes() for key, value in attributes.items()}
+    return {**payload, "attributes": bits}
+
+
+@given(st.fixed_dictionaries(fields), st.fixed_dictionaries({}, optional=fields))
+def test_digests_are_equal_exactly_where_payloads_are(one: dict[str, object], changes: dict[str, object]) -> None:
+    other = one | changes
+    assert (digest(**one) == digest(**other)) == (canonical(one) == canonical(other))
+
+
+@given(valid_text, valid_text, valid_text, st.integers(0, 3))
+def test_text_cannot_move_between_fields(one: str, two: str, three: str, cut: int) -> None:
+    """Fields are parted by a character that no valid field contains."""
+    text = one + two
+    left, right = text[:cut], text[cut:]
+    same = (left, right) == (one, two)
+    assert (digest(customer_id=one, terminal_id=two) == digest(customer_id=left, terminal_id=right)) == same
+    if three:
+        assert digest(ip_address=one, attributes={three: 1.0}) != digest(ip_address=one + three)
