@@ -124,7 +124,8 @@ def _decisions(facts: Facts) -> str:
 
 Logit x {calibration.scale:.4f} {calibration.bias:+.4f}, folded into the last layer: the most likely scale and bias for
 the logits of the train week's days, each day's from a network of the same seed that saw the other six. The thresholds
-are the lowest scores over which at least {DECLINE_PRECISION:.0%} (decline) and {REVIEW_PRECISION:.0%} (review) of all rows of the folds are frauds.
+are the lowest scores at or over which {DECLINE_PRECISION:.0%} (decline) and {REVIEW_PRECISION:.0%} (review)
+of the rows of all folds together are frauds.
 
 {_table(("at or over", "score", "of transactions", "frauds among them", "of all frauds"), rows)}"""
 

@@ -34,7 +34,7 @@ Fallback  FALLBACK_UNSPECIFIED FALLBACK_NONE FALLBACK_DEFAULTED_FEATURES FALLBAC
 
 CALLS = """
 ScoringService  Score ScoreBatch ScoreStream
-FeatureService  PutFeatures GetFeatures DeleteEntity
+FeatureService  PutFeatures GetFeatures DeleteEntity Snapshot
 OutcomeService  ReportOutcome ReportOutcomes
 ModelService    ListModels LoadModel PromoteModel RollbackModel SetShadow
 LatencyService  GetLatencyReport ResetLatency

@@ -117,7 +117,8 @@ class Service:
         parts, server = self.parts, self._control
         info = parts.engine.info
         root = Path(parts.config.model.repository)
-        features_pb2_grpc.add_FeatureServiceServicer_to_server(FeatureServicer(parts.store), server)
+        snapshot = self._snapshot if parts.config.state.dir else None
+        features_pb2_grpc.add_FeatureServiceServicer_to_server(FeatureServicer(parts.store, snapshot), server)
         outcomes_pb2_grpc.add_OutcomeServiceServicer_to_server(OutcomeServicer(parts.store, parts.counters), server)
         latency_pb2_grpc.add_LatencyServiceServicer_to_server(LatencyServicer(parts.recorder), server)
         models_pb2_grpc.add_ModelServiceServicer_to_server(
@@ -202,19 +203,26 @@ class Service:
         await self.door.shell.drain()
         await asyncio.gather(self._data.stop(1.0), self._control.stop(0.5))
         self._watch.stop()
-        await asyncio.get_running_loop().run_in_executor(None, self._write_state)
+        await asyncio.get_running_loop().run_in_executor(None, self._close_state)
         self.parts.inference.close()
         self._ops.close()
 
-    def _write_state(self) -> None:
+    async def _snapshot(self) -> state.Written:
+        """Write the state while the service runs; the scoring loop stands still for as long as that takes."""
+        return await self.door.shell.between_batches(self._write_state)
+
+    def _write_state(self) -> state.Written:
+        parts = self.parts
+        directory = Path(parts.config.state.dir)
+        written = state.write(directory, parts.store, parts.idempotency, parts.editions, monotonic_ns, time_ns())
+        stored = written.stored_decisions
+        self._say(f"snapshot written to {directory}: windows, outcomes and {stored:,} stored decisions")
+        return written
+
+    def _close_state(self) -> None:
         parts = self.parts
         if parts.config.state.dir:
-            directory = Path(parts.config.state.dir)
-            parts.store.snapshot(directory)
-            stored = 0
-            if parts.idempotency is not None:
-                stored = state.save(directory, parts.idempotency, parts.editions, monotonic_ns(), time_ns())
-            self._say(f"snapshot written to {directory}: windows, outcomes and {stored:,} stored decisions")
+            self._write_state()
         if parts.log is not None:
             lacking = parts.log.close()
             hlog = Path(parts.config.log.dir) / f"latency-{self._started_wall_ns // SECOND_NS}.hlog"

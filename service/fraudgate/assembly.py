@@ -17,7 +17,7 @@ from fraudgate.engines.base import Engine
 from fraudgate.engines.onnxruntime import OnnxEngine
 from fraudgate.engines.placement import InlineEngine, ThreadedEngine, place
 from fraudgate.engines.repository import resolve
-from fraudgate.errors import ConfigError
+from fraudgate.errors import ConfigError, FeaturesRefused
 from fraudgate.features.currency import EXPONENTS
 from fraudgate.features.embedded import EmbeddedStore
 from fraudgate.features.schema import FeatureSchema
@@ -137,13 +137,16 @@ def load_store(config: Config, schema: FeatureSchema, event_clock: Clock, say: S
 
 
 def load_history(store: EmbeddedStore, path: Path) -> int:
-    """Bulk-load a Parquet file of events, with progress. Returns the rows loaded."""
+    """Bulk-load a Parquet file of events, with progress; returns the rows loaded. Errors name the file."""
     try:
         file = pq.ParquetFile(path)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"features.history: {path} is not a readable Parquet file: {error}") from error
+        raise ConfigError(f"history {path} is not a readable Parquet file: {error}") from error
     with file, Progress("loading history", file.metadata.num_rows, "events") as progress:
-        return store.bulk_load(file.iter_batches(HISTORY_ROWS), progress.reach)
+        try:
+            return store.bulk_load(file.iter_batches(HISTORY_ROWS), progress.reach)
+        except FeaturesRefused as error:
+            raise FeaturesRefused(f"history {path}: {error}") from error
 
 
 async def warm_up(parts: Parts) -> int:

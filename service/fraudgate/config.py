@@ -9,8 +9,9 @@ import re
 import tomllib
 from collections.abc import Mapping
 from datetime import datetime
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -20,6 +21,12 @@ from fraudgate.errors import ConfigError
 ENVIRONMENT_PREFIX = "FRAUDGATE_"
 OTHER_VARIABLES = frozenset({"FRAUDGATE_DATA", "FRAUDGATE_TRAIN_VENV"})
 """Variables with the prefix that are no settings."""
+
+
+_Positive = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+_NotNegative = Annotated[int, msgspec.Meta(ge=0)]
+_Span = Annotated[int, msgspec.Meta(ge=0, le=10 * 366 * limits.DAY_SECONDS)]
+_Wait = Annotated[float, msgspec.Meta(ge=0, le=limits.DAY_SECONDS)]
 
 
 class _Section(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -34,10 +41,12 @@ class Server(_Section, forbid_unknown_fields=True, frozen=True):
     ops_address: str = "127.0.0.1:8080"
     frontend: Literal["auto", "aio"] = "auto"
     insecure: bool = False
-    streams_max: int = 4_096
+    streams_max: _Positive = 4_096
     """Concurrent calls of one connection."""
-    drain_notice_seconds: float = 0.0
-    drain_max_seconds: float = limits.DRAIN_NS_MAX / limits.SECOND_NS
+    drain_notice_seconds: _Wait = 0.0
+    drain_max_seconds: Annotated[float, msgspec.Meta(gt=0, le=limits.DAY_SECONDS)] = (
+        limits.DRAIN_NS_MAX / limits.SECOND_NS
+    )
 
 
 class Tls(_Section, forbid_unknown_fields=True, frozen=True):
@@ -54,7 +63,7 @@ class Batching(_Section, forbid_unknown_fields=True, frozen=True):
     policy: Literal["fixed", "eager"] = "fixed"
     gate_ns: int = limits.GATE_NS
     queue_rows_max: int = limits.QUEUE_ROWS_MAX
-    budget_ns: int = limits.BUDGET_NS
+    budget_ns: _NotNegative = limits.BUDGET_NS
     """0 = no budget: a measuring aid, never for payments."""
 
 
@@ -65,7 +74,7 @@ class Features(_Section, forbid_unknown_fields=True, frozen=True):
     """A packaged schema's name, or a path that ends in .toml."""
     history: str = ""
     """A Parquet file of past events to load at start."""
-    lateness_seconds_max: int = limits.LATENESS_SECONDS_MAX
+    lateness_seconds_max: _Span = limits.LATENESS_SECONDS_MAX
 
 
 class Model(_Section, forbid_unknown_fields=True, frozen=True):
@@ -91,13 +100,13 @@ class Idempotency(_Section, forbid_unknown_fields=True, frozen=True):
 
     enabled: bool = True
     entries_max: int = limits.IDEMPOTENCY_ENTRIES_MAX
-    lifetime_seconds: int = limits.IDEMPOTENCY_LIFETIME_NS // limits.SECOND_NS
+    lifetime_seconds: _Positive = limits.IDEMPOTENCY_LIFETIME_NS // limits.SECOND_NS
 
 
 class EventTime(_Section, forbid_unknown_fields=True, frozen=True):
     """Which event times are accepted."""
 
-    future_max_seconds: int = limits.EVENT_TIME_FUTURE_NS_MAX // limits.SECOND_NS
+    future_max_seconds: _Span = limits.EVENT_TIME_FUTURE_NS_MAX // limits.SECOND_NS
     now: str = ""
     """An ISO 8601 instant that stands for the wall clock in a replay; empty = the wall clock."""
 
@@ -107,7 +116,7 @@ class Log(_Section, forbid_unknown_fields=True, frozen=True):
 
     dir: str = ""
     """Empty = no log."""
-    rotate_bytes: int = 64 << 20
+    rotate_bytes: _Positive = 64 << 20
 
 
 class State(_Section, forbid_unknown_fields=True, frozen=True):
@@ -150,6 +159,8 @@ class Config(_Section, forbid_unknown_fields=True, frozen=True):
                 f"server.data_address = {self.server.data_address!r} is not loopback: set tls.cert and tls.key, or "
                 "server.insecure = true (--insecure) if something else encrypts"
             )
+        for name in ("data_address", "control_address", "ops_address"):
+            _check_address(name, getattr(self.server, name))
         for name in ("control_address", "ops_address"):
             if not (self.server.insecure or is_loopback(getattr(self.server, name))):
                 raise ConfigError(f"server.{name} is loopback only; set server.insecure = true to open it")
@@ -171,7 +182,17 @@ class Config(_Section, forbid_unknown_fields=True, frozen=True):
 def is_loopback(address: str) -> bool:
     """True for an address that only this machine can reach."""
     host = address.rpartition(":")[0].strip("[]")
-    return host in ("localhost", "::1") or host.startswith("127.") or address.startswith("unix:")
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or address.startswith("unix:")
+
+
+def _check_address(name: str, address: str) -> None:
+    port = address.rpartition(":")[2]
+    is_path = address.startswith("unix:") and name != "ops_address"
+    if not is_path and not (port.isdecimal() and int(port) <= 65_535):
+        raise ConfigError(f"server.{name} = {address!r} is not HOST:PORT with a port of 0 to 65535")
 
 
 def load(path: Path | None, environment: Mapping[str, str] | None = None, insecure: bool = False) -> Config:
@@ -220,7 +241,7 @@ def _convert(form: dict[str, Any], source: str, strict: bool) -> Config:
 
 
 def _hint(message: str) -> str:
-    match = re.search(r"unknown field `(.+?)`(?: - at `\$\.(\w+)`)?", message)
+    match = re.search(r"unknown field `(.*?)`(?: - at `\$\.(\w+)`)?", message)
     if match is None:
         return ""
     known = _keys(match[2])

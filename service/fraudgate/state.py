@@ -1,18 +1,22 @@
-"""The idempotency table on disk: one Arrow IPC file, written whole (temporary file, fsync, rename) and read at start.
+"""What outlives the process: the store's snapshot, and the idempotency table in one Arrow IPC file beside it.
 
-A row holds what renders the stored answer to the same bytes; the editions that rows name are JSON in the metadata.
+Each file is written whole (temporary file, fsync, rename) and read at start. A row of the table holds what renders the
+stored answer to the same bytes; the editions that rows name are JSON in the metadata.
 """
 
 import json
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 
+from fraudgate.clock import Clock
 from fraudgate.editions import Editions
 from fraudgate.errors import SnapshotError
+from fraudgate.features.store import FeatureStore
 from fraudgate.idempotency import DIGEST_BYTES, IdempotencyTable
 from fraudgate.transaction import ANSWER_DTYPE
 
@@ -25,6 +29,27 @@ _SCHEMA = pa.schema(
         pa.field("answer", pa.binary(ANSWER_DTYPE.itemsize), nullable=False),
     ]
 )
+
+
+class Written(NamedTuple):
+    """What a snapshot wrote, and how long that took."""
+
+    directory: Path
+    size_bytes: int
+    stored_decisions: int
+    duration_ns: int
+
+
+def write(
+    directory: Path, store: FeatureStore, table: IdempotencyTable | None, editions: Editions, clock: Clock, wall_ns: int
+) -> Written:
+    """Write windows, outcomes, profiles and stored decisions. ``clock`` is monotonic. Between two batches, or after."""
+    started_ns = clock()
+    size_bytes, stored = store.snapshot(directory).stat().st_size, 0
+    if table is not None:
+        stored = save(directory, table, editions, started_ns, wall_ns)
+        size_bytes += (directory / FILE_NAME).stat().st_size
+    return Written(directory.resolve(), size_bytes, stored, clock() - started_ns)
 
 
 def save(directory: Path, table: IdempotencyTable, editions: Editions, now_ns: int, wall_ns: int) -> int:
@@ -73,7 +98,7 @@ def restore(directory: Path, table: IdempotencyTable, editions: Editions, now_ns
             answers = np.frombuffer(b"".join(form["answer"].to_pylist()), ANSWER_DTYPE)
             ages_ns = form["age_ns"].to_numpy() + down_ns
             table.load(form["transaction_id"].to_pylist(), digests, ages_ns, answers, now_ns)
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+    except (pa.ArrowException, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise SnapshotError(f"{path}: cannot be read ({error}); delete it to start with an empty table") from error
     return len(table)
 

@@ -2,21 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
+from datetime import datetime
 from pathlib import Path
-from typing import TypeAlias
 
 import grpc
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from fraudgate.client import AsyncClient, Client, Refused, Retry, transaction
 from fraudgate.v1 import scoring_pb2 as pb
 from tests.integration.server import NOW, Running, serve
+from tests.integration.test_tls import issue
 
 PATIENCE_S = 30.0
 """For a machine that is busy with other tests."""
@@ -132,53 +127,11 @@ async def test_the_blocking_client(service: Running) -> None:
 # -- TLS ---------------------------------------------------------------------------------------------------------------
 
 
-Issuer: TypeAlias = tuple[x509.Name, ec.EllipticCurvePrivateKey]
-
-
-@dataclass(frozen=True)
-class Identity:
-    """A certificate and its key, PEM."""
-
-    cert: bytes
-    key: bytes
-
-
-def issue(name: str, issuer: Issuer | None = None) -> tuple[Identity, Issuer]:
-    """A certificate for 127.0.0.1 by ``issuer`` (None: by itself), and what it takes to issue more in its name."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    issuer_name, issuer_key = issuer or (subject, key)
-    now = datetime.now(UTC)
-    cert = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer_name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .sign(issuer_key, hashes.SHA256())
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return Identity(cert.public_bytes(serialization.Encoding.PEM), private), (subject, key)
-
-
-def write(directory: Path, **files: bytes) -> dict[str, str]:
-    for name, body in files.items():
-        (directory / name).write_bytes(body)
-    return {name: str(directory / name) for name in files}
-
-
 async def test_tls(models: Path, tmp_path: Path) -> None:
-    authority, issuer = issue("authority")
-    server, _ = issue("server", issuer)
-    files = write(tmp_path, cert=server.cert, key=server.key)
-    async with serve(models, tls=files) as running:
-        async with client_of(running, grpc.ssl_channel_credentials(authority.cert)) as client:
+    authority = issue("authority")
+    cert, key = issue("server", authority).write(tmp_path, "server")
+    async with serve(models, tls={"cert": cert, "key": key}) as running:
+        async with client_of(running, grpc.ssl_channel_credentials(authority.cert_pem)) as client:
             assert (await client.score(payment("a"))).response.decision
         async with client_of(running) as plain:
             with pytest.raises(Refused, match="UNAVAILABLE"):
@@ -186,13 +139,14 @@ async def test_tls(models: Path, tmp_path: Path) -> None:
 
 
 async def test_mtls(models: Path, tmp_path: Path) -> None:
-    authority, issuer = issue("authority")
-    server, _ = issue("server", issuer)
-    caller, _ = issue("caller", issuer)
-    files = write(tmp_path, cert=server.cert, key=server.key, client_ca=authority.cert)
-    async with serve(models, tls=files) as running:
-        async with client_of(running, grpc.ssl_channel_credentials(authority.cert, caller.key, caller.cert)) as client:
+    authority = issue("authority")
+    caller = issue("caller", authority)
+    cert, key = issue("server", authority).write(tmp_path, "server")
+    client_ca, _ = authority.write(tmp_path, "authority")
+    known = grpc.ssl_channel_credentials(authority.cert_pem, caller.key_pem, caller.cert_pem)
+    async with serve(models, tls={"cert": cert, "key": key, "client_ca": client_ca}) as running:
+        async with client_of(running, known) as client:
             assert (await client.score(payment("a"))).response.decision
-        async with client_of(running, grpc.ssl_channel_credentials(authority.cert)) as stranger:
+        async with client_of(running, grpc.ssl_channel_credentials(authority.cert_pem)) as stranger:
             with pytest.raises(Refused, match="UNAVAILABLE"):
                 await stranger.score(payment("b"))

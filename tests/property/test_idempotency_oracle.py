@@ -178,7 +178,7 @@ numbers = st.sampled_from([0, 1, 3, 31, 100, 999, 1_000, 1_001])
 
 
 @settings(max_examples=150)
-@given(st.sampled_from([0, 1_000, 1_070, 1_088, 1_100]), st.lists(st.builds(Step, kinds, rows, numbers), max_size=25))
+@given(st.sampled_from([0, 1_070, 1_100, 1_200]), st.lists(st.builds(Step, kinds, rows, numbers), max_size=25))
 def test_the_table_is_its_oracle(filled: int, steps: list[Step]) -> None:
     pair = Pair()
     pair.claim_new(filled)
@@ -189,7 +189,7 @@ def test_the_table_is_its_oracle(filled: int, steps: list[Step]) -> None:
 
 @settings(max_examples=60)
 @given(
-    st.sampled_from([0, 1_000, 1_088]),
+    st.sampled_from([0, 1_200]),
     st.lists(st.builds(Step, kinds, rows, numbers), max_size=10),
     st.sampled_from([0, 1, 500, 999, 1_000]),
     st.lists(st.builds(Step, kinds, rows, numbers), max_size=10),

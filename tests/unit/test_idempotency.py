@@ -201,17 +201,31 @@ def test_the_ring_goes_round_many_times() -> None:
 
 def test_a_retry_of_the_oldest_entry_gets_its_own_answer_in_a_batch_that_pushes_it_out() -> None:
     shop = Shop()
-    shop.fill(SMALLEST)
-    assert shop.score("old0 x") == [1, SMALLEST + 1]
+    shop.fill(3 * SMALLEST)
+    oldest = 2 * SMALLEST
+    assert shop.score(f"old{oldest} x") == [oldest + 1, 3 * SMALLEST + 1]
 
 
 def test_a_twin_of_an_unanswered_batch_gets_its_answer_in_a_full_ring() -> None:
     shop = Shop()
-    shop.fill(SMALLEST)
+    shop.fill(2 * SMALLEST)
+    before = shop.decided
     first = shop.claim(" ".join(f"x{i}" for i in range(32)))
     second = shop.claim("x0 y z x31")
-    assert first.answer() == list(range(SMALLEST + 1, SMALLEST + 33))
-    assert second.answer() == [SMALLEST + 1, SMALLEST + 33, SMALLEST + 34, SMALLEST + 32]
+    assert first.answer() == [before + i for i in range(1, 33)]
+    assert second.answer() == [before + 1, before + 33, before + 34, before + 32]
+
+
+def test_an_unanswered_batch_keeps_its_replays_while_the_next_pushes_them_out() -> None:
+    shop = Shop()
+    shop.fill(2 * SMALLEST)
+    oldest = [f"old{SMALLEST + i}" for i in range(32)]
+    first = shop.claim(" ".join(oldest))
+    second = shop.claim(" ".join(f"x{i}" for i in range(32)))
+    assert first.said() == "R" * 32
+    assert first.answer() == [SMALLEST + 1 + i for i in range(32)]
+    assert second.said() == "F" * 32
+    assert shop.claim(" ".join(oldest)).said() == "F" * 32
 
 
 def test_a_table_too_small_for_queue_and_batches_in_flight() -> None:
@@ -254,7 +268,7 @@ def test_a_dump_leaves_out_what_has_no_answer() -> None:
 def test_a_dump_leaves_out_what_has_no_answer_where_the_ring_wrapped() -> None:
     """The slot still holds the answer of the entry before: another transaction's."""
     shop = Shop()
-    shop.fill(SMALLEST)
+    shop.fill(2 * SMALLEST)
     shop.claim("pending")
     assert "pending" not in shop.table.dump(0)[0]
 

@@ -1,4 +1,4 @@
-"""The three metrics and the protocol's choice of rows, against naive oracles and, where it is installed, scikit-learn."""
+"""The three metrics and the protocol's choice of rows, against naive oracles and scikit-learn where that is."""
 
 import numpy as np
 import pytest

@@ -325,3 +325,70 @@ def test_a_run_that_raises_is_reported_and_holds_up_nobody() -> None:
         assert bench.finished == ["efg", "hij"]
 
     play(body)
+
+
+def test_between_batches_nothing_runs() -> None:
+    """What runs is waited for; what becomes due meanwhile starts after, in order."""
+
+    async def body(clock: FakeClock) -> None:
+        bench = Bench(clock)
+        bench.held = asyncio.Event()
+        seen: list[tuple[int, list[str], int]] = []
+
+        def act() -> str:
+            seen.append((bench.running, list(bench.finished), bench.batcher.rows))
+            return "done"
+
+        bench.submit("abc")
+        await rounds()
+        acting = asyncio.create_task(bench.shell.between_batches(act))
+        await rounds()
+        bench.submit("defg")
+        await asyncio.sleep(0.02)
+        assert (seen, bench.running) == ([], 1)
+        bench.held.set()
+        assert await acting == "done"
+        assert seen == [(0, ["abc"], 4)]
+        await asyncio.sleep(0.01)
+        assert bench.finished == ["abc", "def", "g"]
+
+    play(body)
+
+
+def test_between_batches_twice_at_once_with_an_error_or_a_cancel() -> None:
+    async def body(clock: FakeClock) -> None:
+        bench = Bench(clock)
+        bench.held = asyncio.Event()
+        bench.submit("abc")
+        await rounds()
+        failing, gone, fine = (
+            asyncio.create_task(bench.shell.between_batches(act)) for act in (lambda: 1 // 0, list, list)
+        )
+        await rounds()
+        gone.cancel()
+        bench.held.set()
+        bench.submit("def")
+        ends = await asyncio.gather(failing, gone, fine, return_exceptions=True)
+        assert [type(end) for end in ends] == [ZeroDivisionError, asyncio.CancelledError, list]
+        await bench.shell.drain()
+        assert bench.finished == ["abc", "def"]
+
+    play(body)
+
+
+def test_a_drain_waits_for_the_end_of_a_pause() -> None:
+    async def body(clock: FakeClock) -> None:
+        bench = Bench(clock)
+        bench.held = asyncio.Event()
+        bench.submit("abc")
+        await rounds()
+        acting = asyncio.create_task(bench.shell.between_batches(lambda: clock.now_ns))
+        await rounds()
+        bench.submit("d")
+        draining = asyncio.create_task(bench.shell.drain())
+        await rounds()
+        bench.held.set()
+        await asyncio.gather(acting, draining)
+        assert bench.finished == ["abc", "d"]
+
+    play(body)

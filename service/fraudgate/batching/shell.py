@@ -13,6 +13,7 @@ from fraudgate.clock import Clock
 from fraudgate.limits import BATCHES_IN_FLIGHT_MAX, MILLISECOND_NS
 
 Entry = TypeVar("Entry")
+Result = TypeVar("Result")
 
 
 class BatchShell(Generic[Entry]):
@@ -32,6 +33,7 @@ class BatchShell(Generic[Entry]):
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._woken = False
+        self._pauses = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._empty = asyncio.Event()
 
@@ -65,6 +67,8 @@ class BatchShell(Generic[Entry]):
 
     def _pump(self) -> None:
         self._woken = False
+        if self._pauses:
+            return  # the end of the pause wakes the shell
         now_ns = self._clock()
         while len(self._tasks) < self._in_flight_max:
             closed = self.batcher.poll(now_ns, idle=not self._tasks)
@@ -92,6 +96,17 @@ class BatchShell(Generic[Entry]):
     def batches_in_flight(self) -> int:
         """Batches that are running now."""
         return len(self._tasks)
+
+    async def between_batches(self, act: Callable[[], Result]) -> Result:
+        """The result of ``act``, called while no batch is running; none is started before it has returned."""
+        self._pauses += 1
+        try:
+            while self._tasks:
+                await asyncio.wait(self._tasks)
+            return act()
+        finally:
+            self._pauses -= 1
+            self._wake()
 
     async def drain(self) -> None:
         """Close the open batch now and wait until everything queued is answered. Nothing may be submitted after."""

@@ -59,7 +59,7 @@ def _live(target: str) -> LatencyReport:
     from fraudgate.v1 import latency_pb2, latency_pb2_grpc
 
     with grpc.insecure_channel(target) as channel:
-        stub = latency_pb2_grpc.LatencyServiceStub(channel)  # type: ignore[no-untyped-call]
+        stub = latency_pb2_grpc.LatencyServiceStub(channel)
         try:
             answer = stub.GetLatencyReport(latency_pb2.GetLatencyReportRequest(), timeout=_TIMEOUT_S)
         except grpc.RpcError as error:

@@ -91,5 +91,5 @@ class _Kind:
         found = self.table[[row_of.get(name, 0) if name else 0 for name in ids]]
         missing = np.isnan(found)
         values[self.features] = np.where(missing, self.defaults, found).T
-        defaulted: Bool = missing.any(axis=1)
+        defaulted: Bool = np.logical_or.reduce(missing, axis=1)
         return defaulted

@@ -146,7 +146,7 @@ def _fill(store: "EmbeddedStore", lists: dict[str, Any]) -> None:
     for name, tick, count in reported:
         store.reported.add(name, Place(tick, tuple(next(marks) for _ in range(count))))
     decision_ticks = _numbers(lists["decision_tick"])
-    decision_series = _numbers(lists["decision_series"]).reshape(-1, len(decision_ticks))
+    decision_series = _numbers(lists["decision_series"]).reshape(len(store.plan.fraud_entities), len(decision_ticks))
     store.decisions.load(lists["decision_id"].to_pylist(), decision_ticks, decision_series)
     profiles = (lists[f"profile_{name}"].to_pylist() for name in ("entity", "id", "feature", "value"))
     for entity, who, name, value in zip(*profiles, strict=True):

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x66raudgate/v1/features.proto\x12\x0c\x66raudgate.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9d\x01\n\x12PutFeaturesRequest\x12\x0e\n\x06\x65ntity\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12<\n\x06values\x18\x03 \x03(\x0b\x32,.fraudgate.v1.PutFeaturesRequest.ValuesEntry\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"7\n\x13PutFeaturesResponse\x12\x10\n\x08\x65ntities\x18\x01 \x01(\x03\x12\x0e\n\x06values\x18\x02 \x01(\x03\"X\n\x12GetFeaturesRequest\x12\x0e\n\x06\x65ntity\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12&\n\x02\x61t\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xde\x01\n\x13GetFeaturesResponse\x12=\n\x06values\x18\x01 \x03(\x0b\x32-.fraudgate.v1.GetFeaturesResponse.ValuesEntry\x12\x11\n\tdefaulted\x18\x02 \x03(\t\x12\x35\n\x11latest_event_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x62uckets\x18\x04 \x01(\x03\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x32\xba\x01\n\x0e\x46\x65\x61tureService\x12T\n\x0bPutFeatures\x12 .fraudgate.v1.PutFeaturesRequest\x1a!.fraudgate.v1.PutFeaturesResponse(\x01\x12R\n\x0bGetFeatures\x12 .fraudgate.v1.GetFeaturesRequest\x1a!.fraudgate.v1.GetFeaturesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x66raudgate/v1/features.proto\x12\x0c\x66raudgate.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9d\x01\n\x12PutFeaturesRequest\x12\x0e\n\x06\x65ntity\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12<\n\x06values\x18\x03 \x03(\x0b\x32,.fraudgate.v1.PutFeaturesRequest.ValuesEntry\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"7\n\x13PutFeaturesResponse\x12\x10\n\x08\x65ntities\x18\x01 \x01(\x03\x12\x0e\n\x06values\x18\x02 \x01(\x03\"X\n\x12GetFeaturesRequest\x12\x0e\n\x06\x65ntity\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12&\n\x02\x61t\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xde\x01\n\x13GetFeaturesResponse\x12=\n\x06values\x18\x01 \x03(\x0b\x32-.fraudgate.v1.GetFeaturesResponse.ValuesEntry\x12\x11\n\tdefaulted\x18\x02 \x03(\t\x12\x35\n\x11latest_event_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x62uckets\x18\x04 \x01(\x03\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x11\n\x0fSnapshotRequest\"h\n\x10SnapshotResponse\x12\x11\n\tdirectory\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x18\n\x10stored_decisions\x18\x03 \x01(\x03\x12\x13\n\x0b\x64uration_ns\x18\x04 \x01(\x03\x32\x85\x02\n\x0e\x46\x65\x61tureService\x12T\n\x0bPutFeatures\x12 .fraudgate.v1.PutFeaturesRequest\x1a!.fraudgate.v1.PutFeaturesResponse(\x01\x12R\n\x0bGetFeatures\x12 .fraudgate.v1.GetFeaturesRequest\x1a!.fraudgate.v1.GetFeaturesResponse\x12I\n\x08Snapshot\x12\x1d.fraudgate.v1.SnapshotRequest\x1a\x1e.fraudgate.v1.SnapshotResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,6 +48,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETFEATURESRESPONSE']._serialized_end=608
   _globals['_GETFEATURESRESPONSE_VALUESENTRY']._serialized_start=191
   _globals['_GETFEATURESRESPONSE_VALUESENTRY']._serialized_end=236
-  _globals['_FEATURESERVICE']._serialized_start=611
-  _globals['_FEATURESERVICE']._serialized_end=797
+  _globals['_SNAPSHOTREQUEST']._serialized_start=610
+  _globals['_SNAPSHOTREQUEST']._serialized_end=627
+  _globals['_SNAPSHOTRESPONSE']._serialized_start=629
+  _globals['_SNAPSHOTRESPONSE']._serialized_end=733
+  _globals['_FEATURESERVICE']._serialized_start=736
+  _globals['_FEATURESERVICE']._serialized_end=997
 # @@protoc_insertion_point(module_scope)

@@ -62,3 +62,19 @@ class GetFeaturesResponse(_message.Message):
     latest_event_time: _timestamp_pb2.Timestamp
     buckets: int
     def __init__(self, values: _Optional[_Mapping[str, float]] = ..., defaulted: _Optional[_Iterable[str]] = ..., latest_event_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., buckets: _Optional[int] = ...) -> None: ...
+
+class SnapshotRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class SnapshotResponse(_message.Message):
+    __slots__ = ("directory", "size_bytes", "stored_decisions", "duration_ns")
+    DIRECTORY_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STORED_DECISIONS_FIELD_NUMBER: _ClassVar[int]
+    DURATION_NS_FIELD_NUMBER: _ClassVar[int]
+    directory: str
+    size_bytes: int
+    stored_decisions: int
+    duration_ns: int
+    def __init__(self, directory: _Optional[str] = ..., size_bytes: _Optional[int] = ..., stored_decisions: _Optional[int] = ..., duration_ns: _Optional[int] = ...) -> None: ...

@@ -45,6 +45,11 @@ class FeatureServiceStub:
                 request_serializer=fraudgate_dot_v1_dot_features__pb2.GetFeaturesRequest.SerializeToString,
                 response_deserializer=fraudgate_dot_v1_dot_features__pb2.GetFeaturesResponse.FromString,
                 _registered_method=True)
+        self.Snapshot = channel.unary_unary(
+                '/fraudgate.v1.FeatureService/Snapshot',
+                request_serializer=fraudgate_dot_v1_dot_features__pb2.SnapshotRequest.SerializeToString,
+                response_deserializer=fraudgate_dot_v1_dot_features__pb2.SnapshotResponse.FromString,
+                _registered_method=True)
 
 
 class FeatureServiceServicer:
@@ -65,6 +70,15 @@ class FeatureServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Snapshot(self, request, context):
+        """Writes windows, outcomes, profiles and the stored decisions to the server's state.dir, as a drain does. No batch is
+        taken up while it writes: scoring stalls for duration_ns, and calls whose budget that spends are refused with
+        RetryInfo. FAILED_PRECONDITION where state.dir is not set.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FeatureServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +91,11 @@ def add_FeatureServiceServicer_to_server(servicer, server):
                     servicer.GetFeatures,
                     request_deserializer=fraudgate_dot_v1_dot_features__pb2.GetFeaturesRequest.FromString,
                     response_serializer=fraudgate_dot_v1_dot_features__pb2.GetFeaturesResponse.SerializeToString,
+            ),
+            'Snapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.Snapshot,
+                    request_deserializer=fraudgate_dot_v1_dot_features__pb2.SnapshotRequest.FromString,
+                    response_serializer=fraudgate_dot_v1_dot_features__pb2.SnapshotResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +153,33 @@ class FeatureService:
             '/fraudgate.v1.FeatureService/GetFeatures',
             fraudgate_dot_v1_dot_features__pb2.GetFeaturesRequest.SerializeToString,
             fraudgate_dot_v1_dot_features__pb2.GetFeaturesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Snapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fraudgate.v1.FeatureService/Snapshot',
+            fraudgate_dot_v1_dot_features__pb2.SnapshotRequest.SerializeToString,
+            fraudgate_dot_v1_dot_features__pb2.SnapshotResponse.FromString,
             options,
             channel_credentials,
             insecure,

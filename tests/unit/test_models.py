@@ -1,0 +1,167 @@
+"""The parts of the training recipe that need no training: ramps, quantised graph, golden rows, thresholds, replay."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from fraudgate.demo.recompute import recompute
+from fraudgate.engines import golden
+from fraudgate.engines.graph import check_graph, read_graph
+from fraudgate.engines.invariance import check_invariance
+from fraudgate.engines.repository import Thresholds
+from fraudgate.simulator import simulate
+from models import goldens, served
+from models.dataset import SCHEMA, day_number, replay
+from models.network import Network
+from models.quantise import STEPS_MAX, export, quantise
+from models.ramps import AMOUNT, KNOTS, OWN_MEANS, RampPlan, ramp_layer
+from models.thresholds import caught, choose_thresholds
+
+HIDDEN = 64
+RAMPS = ramp_layer(RampPlan())
+FEATURES = len(SCHEMA.names)
+
+
+def network(seed: int = 0) -> Network:
+    random = np.random.default_rng(seed)
+    ramps = len(RAMPS.bias)
+    draw = [random.normal(0, 0.3, shape).astype(np.float32) for shape in ((ramps, HIDDEN), HIDDEN, (HIDDEN, 1), 1)]
+    return Network(RAMPS, *draw)
+
+
+@pytest.fixture(scope="module")
+def features() -> np.ndarray:
+    """Real-looking rows: simulated traffic through the feature store."""
+    events = simulate(5, 300, 400, 45, "2018-06-01")
+    return replay(events, day_number("2018-07-12")).features.astype(np.float32)
+
+
+def test_replay_gathers_what_columns_at_once_give() -> None:
+    events = simulate(6, 200, 100, 50, "2018-06-01")
+    first_day = day_number("2018-07-15")
+    found = replay(events, first_day)
+    assert found.is_fraud.any()
+    assert (found.features[:, SCHEMA.names.index("TERMINAL_ID_RISK_30DAY_WINDOW")] > 0).any()
+    expected = recompute(events, events.num_rows - len(found))
+    np.testing.assert_allclose(found.features, expected, rtol=0, atol=1e-9)
+    assert (found.day >= first_day).all()
+
+
+def test_ramps_are_the_clipped_lines_that_the_knots_say(features: np.ndarray) -> None:
+    plan = RampPlan(own_mean_first=2.0, own_mean_last=3.0, own_mean_step=0.5)
+    found = ramp_layer(plan)(features)
+    wide = dict(zip(SCHEMA.names, features.astype(np.float64).T, strict=True))
+    expected = [
+        np.clip((wide[name] - low) / (high - low), 0, 1) for name, ends in KNOTS.items() for low, high in pairwise(ends)
+    ]
+    expected += [
+        np.clip((wide[AMOUNT] - q * wide[mean] + 10) / 20, 0, 1) for mean in OWN_MEANS for q in (2.0, 2.5, 3.0)
+    ]
+    np.testing.assert_allclose(found, np.column_stack(expected), atol=1e-4)
+
+
+def test_fp32_graph_gives_the_networks_probability(features: np.ndarray) -> None:
+    model = network()
+    scores = served.score(export(model, "fp32"), "fp32", features)
+    np.testing.assert_allclose(scores, 1 / (1 + np.exp(-model.logits(features))), atol=1e-5)
+
+
+def test_int8_graph_gives_the_reference_away_from_edges(features: np.ndarray) -> None:
+    model = network()
+    sound = features[goldens.clear_of_edges(RAMPS, features)]
+    assert len(sound) > len(features) / 3
+    scores = served.score(export(model, "int8"), "int8", sound)
+    np.testing.assert_allclose(scores, goldens.reference_scores(model, sound), rtol=0, atol=golden.DIFFERENCE_MAX / 5)
+
+
+def test_int8_graph_is_static_and_runs_an_int8_kernel() -> None:
+    graph = export(network(), "int8")
+    check_graph(graph)
+    assert {"QuantizeLinear", "DequantizeLinear"} <= read_graph(graph).ops
+    assert served.INT8_KERNELS & set(served.kernels(graph))
+
+
+def test_weights_are_seven_bits_with_one_scale_per_unit() -> None:
+    weight = network().hidden_weight
+    weight[:, 3] = 0.0
+    steps, scale = quantise(weight)
+    assert steps.dtype == np.int8
+    assert np.abs(steps).max() == STEPS_MAX
+    assert (np.abs(steps * scale - weight) <= scale / 2 * (1 + 1e-5)).all()
+    assert 2 * 255 * STEPS_MAX < 1 << 15  # two products fit in 16 bits
+
+
+def test_a_score_has_the_same_bits_in_any_company(features: np.ndarray) -> None:
+    engine = served.engine_of(export(network(), "int8"), "int8")
+    found = check_invariance(engine, features[:400].astype(np.float64))
+    assert (found.rows, found.differing_bits) == (400, 0)
+
+
+@pytest.mark.parametrize("column", range(FEATURES))
+@pytest.mark.parametrize("precision", ["int8", "fp32"])
+def test_a_feature_that_is_not_finite_gives_no_score(features: np.ndarray, column: int, precision: str) -> None:
+    rows = np.repeat(features[:1], 4, axis=0)
+    rows[:3, column] = np.nan, np.inf, -np.inf
+    scores = served.score(export(network(), precision), precision, rows)  # type: ignore[arg-type]
+    assert np.isnan(scores[:3]).all()
+    assert 0 <= scores[3] <= 1
+
+
+def test_calibration_is_folded_into_the_logit(features: np.ndarray) -> None:
+    model = network()
+    folded = model.calibrated(0.7, -0.4).logits(features)
+    np.testing.assert_allclose(folded, 0.7 * model.logits(features) - 0.4, atol=1e-4)
+
+
+def test_edges_are_found_where_a_nudge_changes_the_step(features: np.ndarray) -> None:
+    """Rows called clear keep their 8-bit steps when the ramps' sums are taken in any order or precision."""
+    clear = features[goldens.clear_of_edges(RAMPS, features)]
+    exact = np.clip(clear.astype(np.float64) @ RAMPS.weight.astype(np.float64) + RAMPS.bias, 0, 1)
+    random = np.random.default_rng(0)
+    for _ in range(5):
+        order = random.permutation(FEATURES)
+        sums = np.zeros_like(exact, np.float32)
+        for column in order:
+            sums += clear[:, column : column + 1] * RAMPS.weight[column]
+        other = np.clip(sums + RAMPS.bias, 0, 1)
+        assert np.array_equal(np.rint(other * np.float32(255)), np.rint(exact * 255))
+
+
+def test_golden_rows_are_many_sound_and_the_same_again() -> None:
+    model, thresholds = network(), Thresholds(review=0.3, decline=0.6)
+    rows = goldens.golden_rows(model, thresholds)
+    assert rows.shape == (goldens.ROWS, FEATURES)
+    assert rows.dtype == np.float32
+    assert np.array_equal(rows, goldens.golden_rows(model, thresholds))
+    engine = served.engine_of(export(model, "int8"), "int8")
+    recorded = golden.record(engine, rows)
+    assert golden.check(engine, recorded)
+    reference = goldens.reference_scores(model, rows).astype(np.float32)
+    elsewhere = golden.Golden(rows, {"bits:0.0:elsewhere": reference.view(np.uint32)})
+    other = served.engine_of(export(model, "int8"), "int8")
+    other.info = other.info._replace(thresholds=thresholds)
+    assert not golden.check(other, elsewhere)  # sound, though not bit-proved
+
+
+def naive_threshold(scores: np.ndarray, is_fraud: np.ndarray, precision: float) -> float:
+    return min(float(t) for t in scores if is_fraud[scores >= t].mean() >= precision)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_thresholds_against_every_score(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    is_fraud = random.random(500) < 0.1
+    scores = np.round(1 / (1 + np.exp(-random.normal(is_fraud * 5 - 3, 1))), 2).astype(np.float32)
+    found = choose_thresholds(scores, is_fraud)
+    assert found.review == pytest.approx(naive_threshold(scores, is_fraud, 0.5), abs=0.001001)
+    assert found.decline == pytest.approx(naive_threshold(scores, is_fraud, 0.9), abs=0.001001)
+    decline, review = caught(scores, is_fraud, found)
+    assert decline.precision >= 0.9
+    assert decline.share <= review.share
+    assert decline.recall <= review.recall
+
+
+def test_thresholds_need_a_model_that_separates() -> None:
+    with pytest.raises(ValueError, match="separates too little"):
+        choose_thresholds(np.full(100, 0.5, np.float32), np.arange(100) == 0)

@@ -1,0 +1,74 @@
+"""Where an engine runs: on the loop when it is fast, else on one thread, in order."""
+
+import asyncio
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from fraudgate.engines.placement import InlineEngine, ThreadedEngine, place
+from fraudgate.errors import EngineFailed
+from fraudgate.limits import INLINE_ENGINE_NS_MAX
+from fraudgate.transaction import Float32
+
+
+class ScriptedEngine:
+    """Notes where and in which order it ran; slot 9 fails. Only what placement uses of an engine."""
+
+    info = SimpleNamespace(name="scripted", version="1")
+
+    def __init__(self, run_ns: int) -> None:
+        self.run_ns = run_ns
+        self.ran: list[tuple[int, int]] = []  # (slot, thread)
+        self.may_run = threading.Event()
+        self.may_run.set()
+
+    def run(self, slot: int) -> Float32:
+        self.may_run.wait(30)
+        self.ran.append((slot, threading.get_ident()))
+        if slot == 9:
+            raise EngineFailed("slot 9")
+        return np.full(32, slot, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("run_ns", "kind"),
+    [(0, InlineEngine), (INLINE_ENGINE_NS_MAX - 1, InlineEngine), (INLINE_ENGINE_NS_MAX, ThreadedEngine)],
+)
+def test_the_time_measured_at_warm_up_decides(run_ns: int, kind: type) -> None:
+    placed = place(ScriptedEngine(run_ns))
+    assert type(placed) is kind
+    assert repr(placed) == f"<{kind.__name__} scripted/1>"
+    placed.close()
+
+
+async def test_an_inline_engine_runs_on_the_loop_at_once() -> None:
+    engine = ScriptedEngine(0)
+    scores = InlineEngine(engine).infer(3)
+    assert engine.ran == []
+    assert (await scores).tolist() == [3.0] * 32
+    assert engine.ran == [(3, threading.get_ident())]
+
+
+async def test_a_threaded_engine_runs_on_one_other_thread_and_leaves_the_loop_free() -> None:
+    engine = ScriptedEngine(INLINE_ENGINE_NS_MAX)
+    placed = ThreadedEngine(engine)
+    engine.may_run.clear()
+    tasks = [asyncio.create_task(placed.infer(slot)) for slot in (0, 1, 0, 1)]
+    await asyncio.sleep(0)
+    assert engine.ran == [], "the loop goes on while the engine is busy"
+    engine.may_run.set()
+    assert [scores[0] for scores in await asyncio.gather(*tasks)] == [0, 1, 0, 1]
+    assert [slot for slot, _ in engine.ran] == [0, 1, 0, 1]
+    assert len({thread for _, thread in engine.ran} - {threading.get_ident()}) == 1
+    placed.close()
+
+
+@pytest.mark.parametrize("kind", [InlineEngine, ThreadedEngine])
+async def test_a_failure_reaches_the_pipeline_and_the_engine_goes_on(kind: type) -> None:
+    placed = kind(ScriptedEngine(0))
+    with pytest.raises(EngineFailed, match="slot 9"):
+        await placed.infer(9)
+    assert (await placed.infer(1))[0] == 1
+    placed.close()
