@@ -36,10 +36,11 @@ from tests.unit.transactions import transaction
 
 SEED = 20_260_101
 START_NS = 10**12
+FIRST_DAY_NS = 1_522_540_800 * SECOND_NS  # 1 April 2018
 SCHEMA = FeatureSchema.named("handbook")
 RULES = RuleSet.load(DEFAULT_RULES, SCHEMA.names)
 ENGINE: OnnxEngine = engine_of(int8_graph(SEED))
-HOW = ("decision", "fallback", "scored", "score", "replayed", "error_field", "edition", "rules", "sequence", "status")
+HOW = ("decision", "fallback", "scored", "score", "replayed", "error_field", "edition", "rules", "status")
 """Fields that depend neither on the clock nor on the batch."""
 
 
@@ -112,7 +113,7 @@ class Service:
         inference = SlowEngine() if self.slow else InlineEngine(ENGINE)
         self.pipeline = Pipeline(
             live=Live(inference, Thresholds(0.4, 0.6), RULES, 1),
-            store=EmbeddedStore(SCHEMA),
+            store=EmbeddedStore(SCHEMA, coverage_start_ns=FIRST_DAY_NS),
             slabs=slabs,
             validator=Validator(EXPONENTS.keys()),
             idempotency=IdempotencyTable(8_192),
@@ -220,19 +221,35 @@ def test_every_row_is_answered_as_if_it_were_alone(arrivals: list[Arrival], batc
     alone = replayed(arrivals, rows_max)
     assert max(len(kept.answers) for kept in alone.kept) == rows_max
     assert_same_decisions(alone, batched)
+    assert alone.answers["sequence"].tolist() == batched.answers["sequence"].tolist()
 
 
-def test_overlapping_batches_change_no_decision(arrivals: list[Arrival], batched: Service) -> None:
-    """Through the shell with an engine that lags: batches wait for it, and two are in flight."""
+@pytest.fixture(scope="module")
+def overlapped(arrivals: list[Arrival]) -> tuple[Service, Service]:
+    """Through the shell with an engine that lags: batches wait, and two are in flight. And its replay."""
     service = Service(slow=True)
     stamped = run(service.clock, service.serve(arrivals))
-    again = replayed(stamped)
-    assert service.composition == again.composition
-    assert [(closed.closed_ns, closed.idle_ns) for closed in service.closed[:-1]] == [
-        (closed.closed_ns, closed.idle_ns) for closed in again.closed[:-1]
-    ], "the last batch is closed by the drain"
-    assert_same_decisions(service, again)
-    assert_same_decisions(service, batched)
+    return service, replayed(stamped)
+
+
+def test_a_lagging_engine_does_not_move_boundaries(overlapped: tuple[Service, Service]) -> None:
+    served, again = overlapped
+    assert served.composition == again.composition
+    instants = [[(closed.closed_ns, closed.idle_ns) for closed in service.closed[:-1]] for service in overlapped]
+    assert instants[0] == instants[1], "the last batch is closed by the drain"
+    waited = [kept.answers["taken_up_ns"].max() - kept.closed_ns for kept in served.kept]
+    assert max(waited) > 2 * MILLISECOND_NS, "some batches had to wait"
+
+
+def test_overlapping_batches_change_no_decision(overlapped: tuple[Service, Service], batched: Service) -> None:
+    served, again = overlapped
+    assert_same_decisions(served, again)
+    assert_same_decisions(served, batched)
+
+
+def test_overlapping_batches_are_numbered_in_their_order(overlapped: tuple[Service, Service]) -> None:
+    served, again = overlapped
+    assert served.answers["sequence"].tolist() == again.answers["sequence"].tolist()
 
 
 def assert_same_decisions(one: Service, other: Service) -> None:
