@@ -1,12 +1,15 @@
 """Naive oracles: the semantics written down as slowly and plainly as possible, for clever code to be held to."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
 
 from fraudgate.errors import UnknownTransaction
 from fraudgate.features.schema import Amount, Attribute, FeatureSchema, Hours, Profile, Weekend, Window
 from fraudgate.limits import SECOND_NS
-from fraudgate.transaction import Fallback
+from fraudgate.transaction import ENTITIES, Columns, Fallback
 
 
 @dataclass
@@ -19,6 +22,37 @@ class Event:
     currency: str
     ids: dict[str, str]  # of the entities that are present
     attributes: dict[str, float] = field(default_factory=dict)
+
+
+def columns(made: Sequence[Event]) -> Columns:
+    """The opened request batch of these events."""
+    zeros = np.zeros(len(made), np.int64)
+    return Columns(
+        rows=len(made),
+        transaction_id=[event.transaction_id for event in made],
+        currency=[event.currency for event in made],
+        event_time_ns=np.array([event.time_ns for event in made], np.int64),
+        amount_minor=np.array([event.amount_minor for event in made], np.int64),
+        ids={name: [event.ids.get(name) for event in made] for name in ENTITIES},
+        attributes=[event.attributes for event in made],
+        arrival_ns=zeros,
+        deadline_ns=zeros,
+    )
+
+
+def history(made: Sequence[Event], labels: Sequence[bool | None]) -> pa.RecordBatch:
+    """The bulk-load batch of these events."""
+    return pa.record_batch(
+        {
+            "transaction_id": pa.array([event.transaction_id for event in made]),
+            "event_time": pa.array([event.time_ns for event in made], pa.timestamp("ns", "UTC")),
+            "amount_minor": pa.array([event.amount_minor for event in made]),
+            "currency": pa.array([event.currency for event in made]),
+            "customer_id": pa.array([event.ids.get("customer_id") for event in made], pa.utf8()),
+            "terminal_id": pa.array([event.ids.get("terminal_id") for event in made], pa.utf8()),
+            "is_fraud": pa.array(labels, pa.bool_()),
+        }
+    )
 
 
 class ListStore:

@@ -1,11 +1,8 @@
 """The embedded store against a list that is scanned: any mixture of batches, history, outcomes and restarts."""
 
 import tempfile
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,8 +12,7 @@ from fraudgate.features.embedded import EmbeddedStore
 from fraudgate.features.schema import FeatureSchema
 from fraudgate.features.store import Outcome
 from fraudgate.limits import AMOUNT_MINOR_MAX, SECOND_NS
-from fraudgate.transaction import ENTITIES, Columns
-from tests.oracles import Event, ListStore
+from tests.oracles import Event, ListStore, columns, history
 
 SCHEMA = FeatureSchema.parse(
     """
@@ -168,37 +164,6 @@ class Pair:
             for window in SCHEMA.windows:
                 if window.entity == entity:
                     assert view.values[window.name] == self.oracle.window(window, name, latest)
-
-
-def columns(made: Sequence[Event]) -> Columns:
-    """The opened request batch of these events."""
-    zeros = np.zeros(len(made), np.int64)
-    return Columns(
-        rows=len(made),
-        transaction_id=[event.transaction_id for event in made],
-        currency=[event.currency for event in made],
-        event_time_ns=np.array([event.time_ns for event in made], np.int64),
-        amount_minor=np.array([event.amount_minor for event in made], np.int64),
-        ids={name: [event.ids.get(name) for event in made] for name in ENTITIES},
-        attributes=[event.attributes for event in made],
-        arrival_ns=zeros,
-        deadline_ns=zeros,
-    )
-
-
-def history(made: Sequence[Event], labels: Sequence[bool | None]) -> pa.RecordBatch:
-    """The bulk-load batch of these events."""
-    return pa.record_batch(
-        {
-            "transaction_id": pa.array([event.transaction_id for event in made]),
-            "event_time": pa.array([event.time_ns for event in made], pa.timestamp("ns", "UTC")),
-            "amount_minor": pa.array([event.amount_minor for event in made]),
-            "currency": pa.array([event.currency for event in made]),
-            "customer_id": pa.array([event.ids.get("customer_id") for event in made], pa.utf8()),
-            "terminal_id": pa.array([event.ids.get("terminal_id") for event in made], pa.utf8()),
-            "is_fraud": pa.array(labels, pa.bool_()),
-        }
-    )
 
 
 @settings(max_examples=250)

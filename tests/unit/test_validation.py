@@ -252,6 +252,18 @@ def test_each_row_of_a_batch_has_its_own_problem() -> None:
     ]
 
 
+def test_rows_at_the_bounds_are_fine_beside_rows_beyond_them() -> None:
+    """A column that fails is looked at row by row: by the same bounds."""
+    times_ns = [EVENT_TIME_NS_MIN, NOW_NS, EVENT_TIME_NS_MIN - 1, NOW_NS + 1]
+    amounts = [0, 10**12, -1, 10**12 + 1]
+    rows = [transaction(event_time_ns=time_ns) for time_ns in times_ns]
+    rows += [transaction(amount_minor=amount) for amount in amounts]
+    rows += [transaction(customer_id=text) for text in ("x" * 64, "~", "x" * 65, "\x7f")]
+    found = VALIDATOR.problems(columns_of(*rows), NOW_NS)
+    assert found is not None
+    assert (found > 0).tolist() == [False, False, True, True] * 3
+
+
 # -- the oracle: one row at a time, one check after the other ----------------------------------------------------------
 
 

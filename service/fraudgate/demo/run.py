@@ -209,8 +209,10 @@ def judge(
 def _mismatches(options: Options, material: Material) -> Mismatches:
     ids, values = [], []
     for batch in read_log(options.work / "log"):
-        ids.append(batch.request["transaction_id"])
-        values.append(batch.features)
+        # A refused attempt and a replayed answer gathered nothing: the attempt that was decided has the features.
+        gathered = ~np.isnan(batch.features[:, 0])
+        ids.append(batch.request["transaction_id"].filter(pa.array(gathered)))
+        values.append(batch.features[gathered])
     names = FeatureSchema.named("handbook").names
     return count_mismatches(
         names,

@@ -30,8 +30,8 @@ _Unanswered: TypeAlias = tuple[str, "asyncio.Future[Reply | Refusal]"]
 def server_options(streams_max: int) -> list[tuple[str, int]]:
     """Channel arguments of the data plane.
 
-    grpc's own limit on pending requests answers CANCELLED without a handler ever running, so it is off; memory is
-    bounded by the streams of a connection. Compression: identity and gzip, others are UNIMPLEMENTED.
+    grpc's own limits on pending requests, by number and by age (30 s), answer CANCELLED without a handler ever running,
+    so they are off; memory is bounded by the streams of a connection. Compression: identity and gzip, others are UNIMPLEMENTED.
     """
     identity_and_gzip = 1 << 0 | 1 << 2
     return [
@@ -39,6 +39,7 @@ def server_options(streams_max: int) -> list[tuple[str, int]]:
         ("grpc.max_concurrent_streams", streams_max),
         ("grpc.server.max_pending_requests", _INT_MAX),
         ("grpc.server.max_pending_requests_hard_limit", _INT_MAX),
+        ("grpc.server_max_unrequested_time_in_server", _INT_MAX),
         ("grpc.compression_enabled_algorithms_bitset", identity_and_gzip),
         ("grpc.so_reuseport", 0),
     ]
