@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from fraudgate import state
@@ -197,7 +198,9 @@ def _event_clock(config: Config) -> Clock:
 
 
 def _thresholds(engine: Engine) -> Thresholds:
-    return Thresholds(engine.info.thresholds.review, engine.info.thresholds.decline)
+    """As float32, like the scores: a score that reads .9 reaches a threshold of .9."""
+    manifest = engine.info.thresholds
+    return Thresholds(float(np.float32(manifest.review)), float(np.float32(manifest.decline)))
 
 
 def _edition(engine: Engine, rules: RuleSet) -> Edition:

@@ -118,9 +118,9 @@ class Pipeline:
         """
         taken_up_ns = self._clock()
         live = self.live
+        columns = columns or open_batch(batch)
         my_turn, self._turn = self._turn, asyncio.Event()
         done = self._turn
-        columns = columns or open_batch(batch)
         answers = np.zeros(columns.rows, ANSWER_DTYPE)
         answers["arrival_ns"] = columns.arrival_ns
         answers["taken_up_ns"] = taken_up_ns
@@ -229,6 +229,8 @@ class Pipeline:
         self, live: Live, columns: Columns, fresh: list[int], gathered: Gathered, answers: Answers
     ) -> Float64:
         """Decide the fresh rows into ``answers``. Returns the features of all rows, NaN where none were gathered."""
+        answers["sequence"][fresh] = range(self._sequence, self._sequence + len(fresh))  # in the order of take-up
+        self._sequence += len(fresh)
         if len(fresh) == len(answers):
             await self._decide_surely(live, columns, fresh, gathered, answers)
             return gathered.values
@@ -280,15 +282,13 @@ class Pipeline:
         rows = len(answers)
         answers["batch_rows"] = rows
         answers["edition"] = live.edition
-        answers["sequence"] = np.arange(self._sequence, self._sequence + rows)
         answers["gathered_ns"] = gathered_ns
         answers["inferred_ns"] = inferred_ns
         answers["answered_ns"] = self._clock()
-        self._sequence += rows
 
     async def _infer(self, live: Live, slot: int, rows: int) -> Float32:
         try:
-            return (await live.inference.infer(slot))[:rows].copy()
+            return (await live.inference.infer(slot))[:rows]
         except EngineFailed:
             self._counters.count("fraudgate_engine_failures_total")
             return np.full(rows, np.nan, np.float32)

@@ -118,14 +118,14 @@ class End:
         assert isinstance(detail, error_details_pb2.BadRequest)
         (violation,) = detail.field_violations
         assert self.message == f"{violation.field} {violation.description}"
-        return violation.field
+        return str(violation.field)
 
     @property
     def retry_seconds(self) -> float:
         """What RetryInfo, the only detail, advises."""
         (detail,) = self.details
         assert isinstance(detail, error_details_pb2.RetryInfo)
-        return detail.retry_delay.ToNanoseconds() / 1e9
+        return float(detail.retry_delay.ToNanoseconds() / 1e9)
 
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
@@ -170,6 +170,12 @@ async def end_of(call: "grpc.aio.UnaryUnaryCall[Any, bytes]") -> End:
     return End(grpc.StatusCode.OK, body=body, metadata=dict(await call.initial_metadata() or ()))
 
 
+def unary(channel: grpc.aio.Channel, path: str) -> "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]":
+    """A method that takes and gives bytes."""
+    method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path)
+    return method
+
+
 class Client:
     """Speaks to both planes of a server; bodies go as bytes, so that a test may send what no stub would."""
 
@@ -183,9 +189,9 @@ class Client:
         self.outcomes = outcomes_pb2_grpc.OutcomeServiceStub(self.control)
         self.latency = latency_pb2_grpc.LatencyServiceStub(self.control)
         self.models = models_pb2_grpc.ModelServiceStub(self.control)
-        self._score = self.channel.unary_unary(f"/{SERVICE}/Score")
-        self._score_batch = self.channel.unary_unary(f"/{SERVICE}/ScoreBatch")
-        self.score_stream = self.channel.stream_stream(f"/{SERVICE}/ScoreStream")
+        self._score = unary(self.channel, f"/{SERVICE}/Score")
+        self._score_batch = unary(self.channel, f"/{SERVICE}/ScoreBatch")
+        self.score_stream: Any = self.channel.stream_stream(f"/{SERVICE}/ScoreStream")
 
     async def close(self) -> None:
         await self.channel.close()
@@ -335,7 +341,7 @@ class Running(Client):
         calls = []
         for batch in (1, 2):
             calls.append(self.start_rows([transaction(f"ahead {batch}-{i}") for i in range(32)]))
-            await until(lambda batch=batch: self.service.door.shell.batches_in_flight == batch)
+            await until(lambda: self.service.door.shell.batches_in_flight == len(calls))
         calls.append(self.start_rows(rows))
         await until(lambda: self.queued == (len(rows) if queued < 0 else queued))
         return calls

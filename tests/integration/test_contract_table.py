@@ -7,6 +7,7 @@ all of them where it speaks of a transaction.
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -107,7 +108,7 @@ ALONE = pytest.mark.parametrize("way", [by_score, one_row, one_message], ids=["S
 
 # -- a field is missing, out of range, not finite, too long; over 64 attributes; over 512 rows -------------------------
 
-INVALID = {
+INVALID: dict[str, tuple[dict[str, Any], str, str]] = {
     "missing id": ({"transaction_id": None}, "transaction_id", "is required, 1 to 64 bytes"),
     "missing time": ({"event_time": None}, "event_time", "is required, as a valid google.protobuf.Timestamp"),
     "missing currency": ({"currency": None}, "currency", "is not an ISO 4217 code of three capital letters"),
@@ -278,6 +279,16 @@ async def test_waiting_that_would_use_up_the_budget_is_resource_exhausted(models
         assert await server.count("C-hurried") == 0
 
 
+@pytest.mark.parametrize("timeout", [None, 5.0])
+async def test_a_stall_that_is_over_does_not_keep_the_door_shut(models: Path, timeout: float | None) -> None:
+    """What a batch takes is measured on batches: an estimate that refuses everybody must not be the last."""
+    async with serve(models, batching={"budget_ns": 1_000 * MILLISECOND_NS}) as server:
+        server.service.door.batch_ns = 60_000 * MILLISECOND_NS
+        ends = [await server.score(request(f"after the stall {i}"), timeout=timeout) for i in range(40)]
+        assert ends[0].code is (Code.RESOURCE_EXHAUSTED if timeout is None else Code.DEADLINE_EXCEEDED)
+        assert ends[-1].code is Code.OK
+
+
 async def test_waiting_that_has_used_up_the_budget_is_resource_exhausted(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -363,9 +374,9 @@ async def test_deflate_is_unimplemented(server: Running) -> None:
     # grpc's own client may report that its next write failed instead of how the call ended.
     connection = await RawConnection.open(server.data_port)
     packed = grpc_message(zlib.compress(request("deflated").SerializeToString()), compressed=True)
-    end = await connection.call(f"/{SERVICE}/ScoreStream", packed, {"grpc-encoding": "deflate"})
+    raw_end = await connection.call(f"/{SERVICE}/ScoreStream", packed, {"grpc-encoding": "deflate"})
     await connection.close()
-    assert end == RawEnd(str(Code.UNIMPLEMENTED.value[0]))
+    assert raw_end == RawEnd(str(Code.UNIMPLEMENTED.value[0]))
     assert await server.count("C-deflated") == 0
 
 

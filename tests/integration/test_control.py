@@ -29,6 +29,7 @@ from tests.integration.server import (
     serve,
     stamp,
     transaction,
+    unary,
 )
 from tests.unit.onnx_graphs import int8_graph, publish_graph
 
@@ -114,7 +115,9 @@ async def end_of_control(call: Any) -> End:
 
 
 async def features_of(server: Running, entity: str, name: str, **fields: Any) -> features_pb2.GetFeaturesResponse:
-    return await server.features.GetFeatures(features_pb2.GetFeaturesRequest(entity=entity, id=name, **fields))
+    wanted = features_pb2.GetFeaturesRequest(entity=entity, id=name, **fields)
+    answer: features_pb2.GetFeaturesResponse = await server.features.GetFeatures(wanted)
+    return answer
 
 
 # -- outcomes ----------------------------------------------------------------------------------------------------------
@@ -126,7 +129,7 @@ def outcome(name: str, is_fraud: bool = True, **fields: Any) -> outcomes_pb2.Rep
 
 async def report(server: Running, name: str, is_fraud: bool = True, **fields: Any) -> bool:
     """Whether the outcome changed a window."""
-    return (await server.outcomes.ReportOutcome(outcome(name, is_fraud, **fields))).applied
+    return bool((await server.outcomes.ReportOutcome(outcome(name, is_fraud, **fields))).applied)
 
 
 async def fraud_share(server: Running, terminal: str) -> float:
@@ -175,7 +178,7 @@ async def test_a_decision_about_which_the_index_does_not_know_is_not_found(serve
     assert (await end_of_control(server.outcomes.ReportOutcome(outcome("refused")))).code is Code.NOT_FOUND
 
 
-BAD_OUTCOMES = {
+BAD_OUTCOMES: dict[str, tuple[dict[str, Any], str]] = {
     "no id": ({"name": ""}, "transaction_id"),
     "65-byte id": ({"name": "x" * 65}, "transaction_id"),
     "control character": ({"name": "a\0b"}, "transaction_id"),
@@ -425,7 +428,8 @@ NONSENSE = b"\x0a\xff\xff\xff"
 async def test_bytes_that_do_not_decode_are_invalid_argument_here_too(server: Running, method: str) -> None:
     path = f"/fraudgate.v1.{method}"
     if method in UNARY:
-        end = await end_of(server.control.unary_unary(path)(NONSENSE))
+        end = await end_of(unary(server.control, path)(NONSENSE))
     else:
-        _, end = await read_to_end(server.control.stream_stream(path)([NONSENSE]))
+        stream: Any = server.control.stream_stream(path)
+        _, end = await read_to_end(stream([NONSENSE]))
     assert end.code is Code.INVALID_ARGUMENT

@@ -31,7 +31,7 @@ SCORING = "fraudgate.v1.ScoringService"
 
 
 async def health(channel: grpc.aio.Channel, service: str = "") -> int:
-    return (await HealthStub(channel).Check(HealthCheckRequest(service=service))).status
+    return int((await HealthStub(channel).Check(HealthCheckRequest(service=service))).status)
 
 
 async def drained(server: Child) -> int:

@@ -241,7 +241,10 @@ async def test_after_a_restart_a_retry_gets_its_answer_byte_for_byte(models: Pat
 async def test_the_time_that_the_server_was_down_counts(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sections = {"state": {"dir": str(tmp_path)}, "idempotency": {"lifetime_seconds": 3_600}}
+    sections: dict[str, dict[str, Any]] = {
+        "state": {"dir": str(tmp_path)},
+        "idempotency": {"lifetime_seconds": 3_600},
+    }
     async with serve(models, **sections) as server:
         await server.score(request("old"))
     wall = JumpingClock("time_ns")

@@ -18,7 +18,7 @@ from fraudgate.errors import ConfigError
 from fraudgate.frontend.aio import SERVICE
 from fraudgate.v1 import features_pb2
 from fraudgate.v1 import scoring_pb2 as pb
-from tests.integration.server import PATIENCE_SECONDS, Running, end_of, request, sections_of, serve
+from tests.integration.server import PATIENCE_SECONDS, Running, Sections, end_of, request, sections_of, serve, unary
 
 Code = grpc.StatusCode
 DAY = timedelta(days=1)
@@ -90,7 +90,7 @@ async def score(server: Running, credentials: grpc.ChannelCredentials | None, na
     else:
         channel = grpc.aio.secure_channel(target, credentials, options)
     async with channel:
-        call = channel.unary_unary(f"/{SERVICE}/Score")(request(name).SerializeToString())
+        call = unary(channel, f"/{SERVICE}/Score")(request(name).SerializeToString())
         return (await end_of(call)).code
 
 
@@ -165,7 +165,7 @@ def encrypted_pem(key_pem: bytes) -> bytes:
 OPEN = "0.0.0.0"
 
 
-async def exit_of(directory: Path, form: dict[str, dict[str, object]]) -> tuple[int, str]:
+async def exit_of(directory: Path, form: Sections) -> tuple[int, str]:
     """The exit status and output of a ``fraudgate serve`` that ends by itself."""
     path = directory / "open.toml"
     path.write_text(to_toml(form), "utf-8")
@@ -194,7 +194,7 @@ async def test_insecure_opens_it(models: Path, tmp_path: Path) -> None:
     with Server("test", [*serve_command(path, "aio"), "--insecure"], ports, lines.append) as process:
         await process.serving()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{ports.data}") as channel:
-            end = await end_of(channel.unary_unary(f"/{SERVICE}/Score")(request("open").SerializeToString()))
+            end = await end_of(unary(channel, f"/{SERVICE}/Score")(request("open").SerializeToString()))
     assert end.response.decision in (pb.APPROVE, pb.REVIEW, pb.DECLINE)
 
 

@@ -146,8 +146,8 @@ def test_every_entry_is_in_one_batch_and_in_order(steps: list[Step], sizes: Size
 def test_polls_do_not_move_boundaries(log: list[tuple[int, bool, bool]], sizes: Sizes) -> None:
     """The same arrivals three times: polled here, polled there, polled only at the end."""
     ways: list[list[Step]] = [[], [], []]
-    for later_ns, here, there in log:
-        for way, polled in zip(ways, (here, there, False), strict=True):
+    for later_ns, polled_here, polled_there in log:
+        for way, polled in zip(ways, (polled_here, polled_there, False), strict=True):
             way += [Step("add", later_ns), *([Step("poll", 0)] if polled else [])]
     here, there, late = (Served(sizes).serve(way).finish() for way in ways)
     assert here == there == late
@@ -215,7 +215,7 @@ def test_eager_replays_from_stamps_and_idle_instants(steps: list[Step], sizes: S
         if batch.idle_ns:  # closes what is open, once the batches closed before are taken
             assert batch.closed_ns == batch.idle_ns >= served.stamps_ns[batch.entries[-1]]
             replayed.now_ns = batch.idle_ns
-            while (last := replayed.poll(idle=True)) and last.entries != batch.entries:
+            while (polled := replayed.poll(idle=True)) and polled.entries != batch.entries:
                 pass
     assert replayed.finish() == batches
 

@@ -19,21 +19,49 @@ SCHEMA = FeatureSchema.parse(
     name = "small"
     currency = "EUR"
     tick = "1s"
-    feature = [
-        {name = "amount", kind = "amount"},
-        {name = "weekend", kind = "weekend"},
-        {name = "night", kind = "hours", from = 22, to = 5},
-        {name = "risk", kind = "attribute", attribute = "risk", default = -1},
-        {name = "limit", kind = "profile", entity = "customer_id", default = 7},
-        {name = "c_count", kind = "window", entity = "customer_id", aggregate = "count", width = "4s"},
-        {name = "c_sum", kind = "window", entity = "customer_id", aggregate = "sum", width = "9s", empty = -1},
-        {name = "c_mean", kind = "window", entity = "customer_id", aggregate = "mean", width = "4s", empty = -2},
-        {name = "c_mean_late", kind = "window", entity = "customer_id", aggregate = "mean", width = "5s", label_delay = "3s"},
-        {name = "t_share", kind = "window", entity = "terminal_id", aggregate = "fraud_share", width = "5s", label_delay = "3s"},
-        {name = "t_seen", kind = "window", entity = "terminal_id", aggregate = "count", width = "5s", label_delay = "3s", empty = -3},
-        {name = "c_share", kind = "window", entity = "customer_id", aggregate = "fraud_share", width = "9s", empty = 0.5},
-    ]
+    [[feature]]
+    name = "amount"
+    kind = "amount"
+    [[feature]]
+    name = "weekend"
+    kind = "weekend"
+    [[feature]]
+    name = "night"
+    kind = "hours"
+    from = 22
+    to = 5
+    [[feature]]
+    name = "risk"
+    kind = "attribute"
+    attribute = "risk"
+    default = -1
+    [[feature]]
+    name = "limit"
+    kind = "profile"
+    entity = "customer_id"
+    default = 7
     """
+    + "".join(
+        f"""
+        [[feature]]
+        name = "{name}"
+        kind = "window"
+        entity = "{entity}"
+        aggregate = "{aggregate}"
+        width = "{width}"
+        label_delay = "{delay}"
+        empty = {empty}
+        """
+        for name, entity, aggregate, width, delay, empty in (
+            ("c_count", "customer_id", "count", "4s", "0s", 0),
+            ("c_sum", "customer_id", "sum", "9s", "0s", -1),
+            ("c_mean", "customer_id", "mean", "4s", "0s", -2),
+            ("c_mean_late", "customer_id", "mean", "5s", "3s", 0),
+            ("c_share", "customer_id", "fraud_share", "9s", "0s", 0.5),
+            ("t_share", "terminal_id", "fraud_share", "5s", "3s", 0),
+            ("t_count", "terminal_id", "count", "5s", "3s", -3),
+        )
+    )
 )
 LATENESS_SECONDS = 4
 START = 1_533_340_790  # a Friday, ten seconds before midnight

@@ -15,7 +15,7 @@ from fraudgate.limits import BUDGET_NS, SLABS
 from fraudgate.pipeline import Inference, Live, Pipeline
 from fraudgate.tensors import Slab
 from fraudgate.testing import FAKE_SCHEMA, FakeClock, FakeInference, FakeLog, FakeStore, run
-from fraudgate.transaction import Answers, Mark, Status
+from fraudgate.transaction import Answers, Float32, Mark, Status
 from fraudgate.v1.scoring_pb2 import Transaction
 from fraudgate.validation import Validator
 from tests.unit.transactions import EVENT_TIME_NS, batch_of
@@ -24,9 +24,10 @@ RULES = """
 - {id: large, action: block, when: amount_minor > 100000, code: LARGE, text: Large.}
 - {id: trusted, action: allow, when: has(attributes.trusted) && score < 0.95, code: TRUSTED, text: Trusted.}
 - {id: risky, action: review, when: features.RISK >= 0.8, code: RISKY, text: Risky.}
+- {id: foreign, action: review, when: currency == "USD" && customer_id == "c-9", code: FOREIGN, text: Foreign.}
 - {id: shaky, action: review, when: amount_minor == 777 && attributes.absent > 1.0, code: SHAKY, text: Shaky.}
 """
-LARGE, TRUSTED, RISKY, SHAKY = (1 << bit for bit in range(4))
+LARGE, TRUSTED, RISKY, FOREIGN, SHAKY = (1 << bit for bit in range(5))
 THRESHOLDS = Thresholds(review=0.5, decline=0.875)
 START_NS = 1_000_000_000
 
@@ -95,5 +96,5 @@ def payload(answers: Answers) -> list[tuple[Any, ...]]:
     return [row.tolist() for row in answers[[name for name in answers.dtype.names or () if name != "replayed"]]]
 
 
-def bits_of(scores: np.ndarray) -> list[int]:
-    return np.ascontiguousarray(scores).view(np.uint32).tolist()
+def bits_of(scores: Float32) -> list[int]:
+    return [int(bits) for bits in np.ascontiguousarray(scores).view(np.uint32)]

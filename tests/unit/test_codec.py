@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fraudgate.editions import Edition, Editions
 from fraudgate.frontend.codec import Renderer, delimited, event_time_ns, request_batch, request_columns
-from fraudgate.guardrails.reasons import RuleTexts, mark_texts
+from fraudgate.guardrails.reasons import Rendered, RuleTexts, mark_texts
 from fraudgate.transaction import (
     ANSWER_DTYPE,
     ENTITIES,
@@ -283,7 +283,7 @@ def test_tails_are_serialised_once() -> None:
     class CountingTexts(RuleTexts):
         asked = 0
 
-        def reasons(self, bits: int):
+        def reasons(self, bits: int) -> Rendered:
             CountingTexts.asked += 1
             return super().reasons(bits)
 

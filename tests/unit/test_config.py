@@ -10,7 +10,7 @@ from fraudgate import config, limits
 from fraudgate.errors import ConfigError
 
 
-def load(path: Path, text: str = "", insecure: bool = False, **environment: str) -> config.Config:
+def load(path: Path, text: str = "", *, insecure: bool = False, **environment: str) -> config.Config:
     file = path / "fraudgate.toml"
     file.write_text(text, "utf-8")
     return config.load(file, environment, insecure)
@@ -19,7 +19,7 @@ def load(path: Path, text: str = "", insecure: bool = False, **environment: str)
 def refused(path: Path, text: str = "", **environment: str) -> str:
     """The message of the ConfigError, which names where it comes from."""
     with pytest.raises(ConfigError) as raised:
-        load(path, text, **environment)
+        load(path, text, insecure=False, **environment)
     return str(raised.value)
 
 

@@ -1,12 +1,16 @@
 """What the demo counts as wrong, slow, lost or too weak."""
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from fraudgate.demo import data, judge
 from fraudgate.demo.judge import Mismatches, Quality
+from fraudgate.transaction import Status
 from fraudgate.v1.scoring_pb2 import ModelRef, ScoreResponse, Timings
+from tests.unit.batch_logs import FEATURES, random_batch, write_log
 
 NAMES = tuple(f"feature {number}" for number in range(15))
 NO_MISMATCHES = Mismatches(values=0, rows_missing=0, rows_compared=3, rows_excused=0, first="")
@@ -64,6 +68,23 @@ def test_excused_rows_are_left_out() -> None:
     expected = np.ones((3, 15))
     found = compare(expected * 2, expected, ["row-0", "row-1", "row-2"], excused=[0, 2])
     assert (found.values, found.rows_compared, found.rows_excused) == (15, 1, 2)
+
+
+def test_only_decided_rows_of_the_log_are_read(tmp_path: Path) -> None:
+    appended = [random_batch(rows, number) for number, rows in enumerate((32, 7, 20), start=1)]
+    for _, _, answers, _, _ in appended:
+        answers["replayed"] = np.arange(len(answers)) % 3 == 0
+    write_log(tmp_path, appended)
+    ids, values = judge.read_gathered(tmp_path, len(FEATURES))
+    expected = [
+        (request["transaction_id"][row].as_py(), features[row])
+        for request, features, answers, _, _ in appended
+        for row in range(len(answers))
+        if answers["status"][row] == Status.OK and not answers["replayed"][row]
+    ]
+    assert 0 < len(expected) < 59
+    assert ids.to_pylist() == [name for name, _ in expected]
+    assert np.array_equal(values, np.array([row for _, row in expected]), equal_nan=True)
 
 
 def test_percentiles_are_values_that_were_measured() -> None:

@@ -1,5 +1,7 @@
 """Feature schemas: what a file means, and what is said about a wrong one."""
 
+from pathlib import Path
+
 import pytest
 
 from fraudgate.errors import SchemaError
@@ -119,9 +121,9 @@ def test_a_wrong_schema_is_refused_with_a_hint(old: str, new: str, said: str) ->
     assert str(refused.value).startswith("shop.toml: ")
 
 
-def test_hours_and_files_are_checked(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_hours_and_files_are_checked(tmp_path: Path) -> None:
     hours = 'name = "s"\ncurrency = "EUR"\n[[feature]]\nname = "h"\nkind = "hours"\nfrom = 22\nto = 24\n'
-    with pytest.raises(SchemaError, match="to must be an hour, 0..23, not 24"):
+    with pytest.raises(SchemaError, match=r"to must be an hour, .* not 24"):
         FeatureSchema.parse(hours)
     with pytest.raises(SchemaError, match=r"at least one \[\[feature\]\]"):
         FeatureSchema.parse('name = "s"\ncurrency = "EUR"\nfeature = []')

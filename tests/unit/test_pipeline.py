@@ -1,6 +1,7 @@
 """The way of a batch, on fakes: who is decided and who is not, and what survives when something fails on the way."""
 
 import asyncio
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,11 +13,11 @@ from fraudgate.idempotency import IdempotencyTable
 from fraudgate.limits import BATCH_ROWS_MAX, BUDGET_NS
 from fraudgate.pipeline import CANCELLED_NS
 from fraudgate.testing import FakeInference, run
-from fraudgate.transaction import Decision, Fallback, Mark, open_batch
+from fraudgate.transaction import Answers, Decision, Fallback, Mark, open_batch
 from fraudgate.v1.scoring_pb2 import Transaction
 from fraudgate.validation import PROBLEMS
 from tests.unit.onnx_graphs import engine_of, fp32_graph
-from tests.unit.pipelines import LARGE, RISKY, START_NS, TRUSTED, Bench, bits_of, marks, payload, statuses
+from tests.unit.pipelines import FOREIGN, LARGE, RISKY, START_NS, TRUSTED, Bench, bits_of, marks, payload, statuses
 from tests.unit.transactions import EVENT_TIME_NS, batch_of, numbered, transaction
 
 STAMPS = ("arrival_ns", "taken_up_ns", "gathered_ns", "inferred_ns", "answered_ns")
@@ -31,7 +32,7 @@ def test_the_score_decides() -> None:
     answers = bench.score(*numbered(6))
     assert statuses(answers) == ["OK"] * 6
     assert answers["decision"].tolist() == [APPROVE, REVIEW, REVIEW, DECLINE, DECLINE, APPROVE]
-    assert answers["score"].tolist() == np.float32([0.1, 0.5, 0.87, 0.875, 1.0, 0.0]).tolist()
+    assert answers["score"].tolist() == np.array([0.1, 0.5, 0.87, 0.875, 1.0, 0.0], np.float32).tolist()
     review, decline = marks(Mark.SCORE_REVIEW), marks(Mark.SCORE_DECLINE)
     assert answers["rules"].tolist() == [0, review, review, decline, decline, 0]
     assert answers["scored"].all()
@@ -143,6 +144,43 @@ def test_decisions_and_batches_are_counted() -> None:
     assert (bench.counters.batches, counts.batch_rows[3]) == (1, 1)
     assert bench.totals == {"fraudgate_idempotent_replays_total": 3}
     assert bench.recorder.since_start()["total"].count == 3
+
+
+def test_only_what_is_decided_now_is_recorded() -> None:
+    bench = Bench(FakeInference([0.95], [0.1]))
+    bench.score(transaction(transaction_id="known"))
+    bench.score(
+        transaction(transaction_id="gone"),
+        transaction(transaction_id="known"),
+        transaction(transaction_id="new"),
+        transaction(transaction_id="bad", amount_minor=-1),
+        deadlines_ns=[CANCELLED_NS, 0, 0, 0],
+    )
+    recorded = bench.recorder.since_start()
+    assert [recorded[stage].count for stage in ("queue", "features", "inference", "guardrails", "total")] == [2] * 5
+    counts = bench.counters.copy()
+    assert {key: count for key, count in counts.decisions.items() if count} == {
+        (DECLINE, Fallback.NONE): 1,
+        (APPROVE, Fallback.NONE): 1,
+    }
+    assert counts.batch_rows[1] == 2
+
+
+def test_rules_read_the_rows_they_decide() -> None:
+    """Rows that were dropped leave gaps; amounts, currencies, ids, features and attributes move up together."""
+    bench = Bench(FakeInference([0.9, 0.9, 0.1, 0.1]))
+    answers = bench.score(
+        transaction(transaction_id="bad", currency="eur"),
+        transaction(transaction_id="trusted", attributes={"trusted": 1.0}),
+        transaction(transaction_id="gone", amount_minor=100_001),
+        transaction(transaction_id="plain"),
+        transaction(transaction_id="large", amount_minor=100_001),
+        transaction(transaction_id="foreign", currency="USD", customer_id="c-9"),
+        deadlines_ns=[0, 0, CANCELLED_NS, 0, 0, 0],
+    )
+    assert answers["decision"].tolist() == [0, APPROVE, 0, DECLINE, DECLINE, REVIEW]
+    fired = [int(bits) & (LARGE | TRUSTED | FOREIGN) for bits in answers["rules"]]
+    assert fired == [0, TRUSTED, 0, 0, LARGE, FOREIGN]
 
 
 def test_attributes_that_no_schema_names_are_counted_once() -> None:
@@ -303,7 +341,8 @@ def test_an_engine_that_fails_leaves_the_decision_to_the_rules() -> None:
     assert answers["decision"].tolist() == [REVIEW, DECLINE]
     assert answers["rules"].tolist() == [marks(Mark.RULES_ONLY), LARGE | marks(Mark.RULES_ONLY)]
     assert answers["fallback"].tolist() == [Fallback.RULES_ONLY] * 2
-    assert (answers["scored"].any(), answers["score"].any()) == (False, False)
+    assert not answers["scored"].any()
+    assert not answers["score"].any()
     assert bench.totals == {"fraudgate_engine_failures_total": 1}
     assert bench.score(transaction())["replayed"].tolist() == [True], "the decision is kept"
 
@@ -347,7 +386,7 @@ def test_rules_that_raise_lift_every_row(monkeypatch: pytest.MonkeyPatch) -> Non
     assert bench.totals == {"fraudgate_rule_errors_total": 3}
 
 
-def raising(error: Exception):
+def raising(error: Exception) -> Callable[..., None]:
     def fail(*_args: object, **_named: object) -> None:
         raise error
 
@@ -364,11 +403,8 @@ def test_a_bug_after_apply_sends_every_row_to_a_person(dead_neighbour: bool) -> 
     assert decided["decision"].tolist() == [REVIEW] * 2
     assert decided["rules"].tolist() == [marks(Mark.RULE_ERROR, Mark.RULES_ONLY)] * 2
     assert decided["fallback"].tolist() == [Fallback.RULES_ONLY] * 2
-    assert (decided["scored"].any(), decided["batch_rows"].tolist(), decided["edition"].tolist()) == (
-        False,
-        [2, 2],
-        [1, 1],
-    )
+    assert not decided["scored"].any()
+    assert (decided["batch_rows"].tolist(), decided["edition"].tolist()) == ([2, 2], [1, 1])
     assert (np.diff([decided[name] for name in STAMPS], axis=0) >= 0).all()
     assert payload(bench.score(*numbered(2))) == payload(decided), "decided once and for all"
     for start in (10, 20, 30):
@@ -450,12 +486,12 @@ def test_two_batches_are_in_flight_and_answered_in_order() -> None:
     bench = Bench(FakeInference([0.1], [0.6]))
     finished: list[str] = []
 
-    async def score(name: str, made: list[Transaction]):
+    async def score(name: str, made: list[Transaction]) -> Answers:
         answers = await bench.pipeline.score(batch_of(made, START_NS))
         finished.append(name)
         return answers
 
-    async def main():
+    async def main() -> tuple[Answers, Answers]:
         release_first, release_second = bench.inference.hold(), bench.inference.hold()
         first = asyncio.create_task(score("first", numbered(1)))
         second = asyncio.create_task(score("second", numbered(1, start=1)))
@@ -475,10 +511,10 @@ def test_two_batches_are_in_flight_and_answered_in_order() -> None:
     assert {*one["sequence"], *two["sequence"]} == {0, 1}
 
 
-def in_flight(bench: Bench, first: list[Transaction], second: list[Transaction]):
+def in_flight(bench: Bench, first: list[Transaction], second: list[Transaction]) -> tuple[Answers, Answers]:
     """The answers of two batches, the second taken up while the first waits for its engine."""
 
-    async def main():
+    async def main() -> tuple[Answers, Answers]:
         release = bench.inference.hold()
         one = asyncio.create_task(bench.pipeline.score(batch_of(first, START_NS)))
         two = asyncio.create_task(bench.pipeline.score(batch_of(second, START_NS)))
@@ -517,7 +553,7 @@ def test_the_twin_of_a_batch_whose_engine_fails() -> None:
 def test_a_batch_whose_store_fails_waits_its_turn_too() -> None:
     bench = Bench()
 
-    async def main():
+    async def main() -> tuple[Answers, Answers, Answers]:
         release = bench.inference.hold()
         one = asyncio.create_task(bench.pipeline.score(batch_of(numbered(1), START_NS)))
         await asyncio.sleep(0)
@@ -538,7 +574,7 @@ def test_the_engine_that_was_live_at_take_up_decides_and_is_named() -> None:
     old, new = FakeInference([0.6]), FakeInference([0.6])
     bench = Bench(old)
 
-    async def main():
+    async def main() -> tuple[Answers, Answers]:
         release = old.hold()
         one = asyncio.create_task(bench.pipeline.score(batch_of(numbered(1), START_NS)))
         await asyncio.sleep(0)
@@ -563,7 +599,7 @@ def test_a_batch_that_cannot_be_opened_does_not_hold_up_the_next() -> None:
 def test_a_batch_whose_task_is_cancelled_does_not_hold_up_the_next() -> None:
     bench = Bench()
 
-    async def main():
+    async def main() -> Answers:
         bench.inference.hold()
         one = asyncio.create_task(bench.pipeline.score(batch_of(numbered(1), START_NS)))
         await asyncio.sleep(0)

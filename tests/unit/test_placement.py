@@ -2,27 +2,33 @@
 
 import asyncio
 import threading
-from types import SimpleNamespace
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
+from fraudgate.engines.base import EngineInfo, Thresholds
 from fraudgate.engines.placement import InlineEngine, ThreadedEngine, place
 from fraudgate.errors import EngineFailed
 from fraudgate.limits import INLINE_ENGINE_NS_MAX
+from fraudgate.tensors import Slab
 from fraudgate.transaction import Float32
 
 
 class ScriptedEngine:
-    """Notes where and in which order it ran; slot 9 fails. Only what placement uses of an engine."""
+    """Notes where and in which order it ran; slot 9 fails."""
 
-    info = SimpleNamespace(name="scripted", version="1")
+    info = EngineInfo("scripted", "1", "", "fp32", "", Thresholds(0.5, 0.9), "cpu", "", "", True)
+    features = 2
 
     def __init__(self, run_ns: int) -> None:
         self.run_ns = run_ns
         self.ran: list[tuple[int, int]] = []  # (slot, thread)
         self.may_run = threading.Event()
         self.may_run.set()
+
+    def bind(self, slabs: Sequence[Slab]) -> None:
+        raise AssertionError("placement binds nothing")
 
     def run(self, slot: int) -> Float32:
         self.may_run.wait(30)

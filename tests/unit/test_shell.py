@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any
+from contextvars import Context
+from typing import Any, TypeVarTuple
 
 import pytest
 
@@ -11,6 +12,7 @@ from fraudgate.batching.shell import BatchShell
 from fraudgate.limits import MILLISECOND_NS
 from fraudgate.testing import FakeClock, FakeLoop
 
+Args = TypeVarTuple("Args")
 GATE_NS = 5 * MILLISECOND_NS
 START_NS = 1_000 * MILLISECOND_NS
 
@@ -22,10 +24,12 @@ class SpyLoop(FakeLoop):
         super().__init__(clock)
         self.delays: list[float] = []
 
-    def call_later(self, delay: float, callback: Callable[..., Any], *args: Any, **context: Any) -> asyncio.TimerHandle:
+    def call_later(
+        self, delay: float, callback: Callable[[*Args], object], *args: *Args, context: Context | None = None
+    ) -> asyncio.TimerHandle:
         if "_ring" in callback.__qualname__:
             self.delays.append(delay)
-        return super().call_later(delay, callback, *args, **context)
+        return super().call_later(delay, callback, *args, context=context)
 
 
 class Bench:

@@ -91,6 +91,7 @@ class Batcher(Generic[Entry]):
     def poll(self, now_ns: int, idle: bool = False) -> ClosedBatch[Entry] | None:
         """The oldest closed batch, or None. Call again until None.
 
+        No entry that is added later may be stamped before ``now_ns``: one clock stamps and polls.
         ``idle``: the engine is idle at ``now_ns``; closes the open batch under policy ``eager``.
         """
         if not self._closed and self._open:

@@ -3,15 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fraudgate.audit.log_file import read_log
 from fraudgate.demo.data import DAY_NS, Rows, Traffic
 from fraudgate.limits import BUDGET_NS, MILLISECOND_NS
 from fraudgate.quality import auc_roc, average_precision, card_precision, protocol_rows
-from fraudgate.transaction import Bool, Decision, Fallback, Float64, Int64
+from fraudgate.transaction import Bool, Decision, Fallback, Float64, Int64, Status
 from fraudgate.v1.scoring_pb2 import ScoreResponse
 
 BUDGET_MS = BUDGET_NS / MILLISECOND_NS
@@ -133,6 +135,19 @@ def measure_quality(traffic: Traffic, score: Float64) -> Quality:
         rows=len(labels),
         frauds=int(labels.sum()),
     )
+
+
+def read_gathered(log: Path, features: int) -> tuple[pa.Array, Float64]:
+    """Transaction ids utf8 [m] and gathered values [m, features] of every row that the batch log holds a decision of.
+
+    Rows that ended with a status, and repeats of a stored answer, gathered nothing and are left out.
+    """
+    ids, values = [pa.array([], pa.string())], [np.empty((0, features))]
+    for batch in read_log(log):
+        decided = pc.and_not(pc.equal(batch.answers["status"], Status.OK.value), batch.answers["replayed"])
+        ids.append(batch.request["transaction_id"].filter(decided))
+        values.append(batch.features[decided.to_numpy(zero_copy_only=False)])
+    return pa.concat_arrays(ids), np.concatenate(values)
 
 
 def count_mismatches(

@@ -13,10 +13,8 @@ from time import monotonic
 
 import grpc
 import numpy as np
-import pyarrow as pa
 import uvloop
 
-from fraudgate.audit.log_file import read_log
 from fraudgate.demo import data
 from fraudgate.demo.data import Traffic
 from fraudgate.demo.judge import (
@@ -26,6 +24,7 @@ from fraudgate.demo.judge import (
     measure_quality,
     percentiles_ms,
     read_decisions,
+    read_gathered,
     shortfalls,
 )
 from fraudgate.demo.material import Material, model_repository, prepare
@@ -207,21 +206,9 @@ def judge(
 
 
 def _mismatches(options: Options, material: Material) -> Mismatches:
-    ids, values = [], []
-    for batch in read_log(options.work / "log"):
-        # A refused attempt and a replayed answer gathered nothing: the attempt that was decided has the features.
-        gathered = ~np.isnan(batch.features[:, 0])
-        ids.append(batch.request["transaction_id"].filter(pa.array(gathered)))
-        values.append(batch.features[gathered])
     names = FeatureSchema.named("handbook").names
-    return count_mismatches(
-        names,
-        material.traffic.week,
-        pa.concat_arrays(ids),
-        np.concatenate(values),
-        material.expected,
-        material.excused,
-    )
+    ids, values = read_gathered(options.work / "log", len(names))
+    return count_mismatches(names, material.traffic.week, ids, values, material.expected, material.excused)
 
 
 def _rows_per_batch(decisions: Decisions) -> float:

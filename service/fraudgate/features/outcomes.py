@@ -91,7 +91,7 @@ class DecisionIndex:
         """Where the latest decision of this id belongs; None when it is not remembered."""
         for ids, ticks, series in reversed(self._open):
             if transaction_id in ids:
-                return _place(ticks, series, ids.index(transaction_id))
+                return _place(ticks, series, max(row for row, each in enumerate(ids) if each == transaction_id))
         hashed = hash(transaction_id)
         for page in reversed(self._pages):
             place = page.find(transaction_id, hashed)

@@ -168,7 +168,8 @@ class Windows:
 
     def kept(self, series: int) -> int:
         """How many buckets a series keeps."""
-        return int(self._last[series]) - self._bucket(series, self.latest(series) - int(self._keep[series]))
+        horizon = self.latest(series) - int(self._keep[series])
+        return int(self._last[series]) - self._bucket(series, max(horizon, FIRST))
 
     def dump(self) -> tuple[Int64, Int64, Int64]:
         """What every series but ABSENT keeps: buckets [S], then their ticks [B] and what they add, [B, columns]."""

@@ -31,7 +31,8 @@ def server_options(streams_max: int) -> list[tuple[str, int]]:
     """Channel arguments of the data plane.
 
     grpc's own limits on pending requests, by number and by age (30 s), answer CANCELLED without a handler ever running,
-    so they are off; memory is bounded by the streams of a connection. Compression: identity and gzip, others are UNIMPLEMENTED.
+    so they are off; memory is bounded by the streams of a connection. Compression: identity and gzip, others are
+    UNIMPLEMENTED.
     """
     identity_and_gzip = 1 << 0 | 1 << 2
     return [

@@ -106,12 +106,15 @@ class Door:
             return self.closed
         wait_ns = self._wait_ns(now_ns)
         if deadline_ns and deadline_ns < now_ns + wait_ns:
-            self._counters.count_refusal("deadline")
-            return refusals.DEADLINE
-        if self._budget_ns and wait_ns > self._budget_ns:
-            self._counters.count_refusal("budget")
-            return refusals.BUDGET_SPENT
-        return None
+            reason, refusal = "deadline", refusals.DEADLINE
+        elif self._budget_ns and wait_ns > self._budget_ns:
+            reason, refusal = "budget", refusals.BUDGET_SPENT
+        else:
+            return None
+        self._counters.count_refusal(reason)
+        if not self._batcher.rows and not self.shell.batches_in_flight:
+            self.batch_ns //= 2  # no batch runs that could correct it: a stall long over would shut the door for good
+        return refusal
 
     def _wait_ns(self, now_ns: int) -> int:
         """Time to the gate, plus the batches ahead, plus one batch."""
