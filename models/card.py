@@ -100,6 +100,8 @@ is the one with the best mean average precision; the published network is that s
 
 def _tried(name: str) -> str:
     rows = json.loads(TRIED.read_text()).get(name, []) if TRIED.exists() else []
+    if not rows:
+        return "## What was tried\n\nNothing but the ten seeds: the recipe is taken over from the `handbook` model."
     table = _table(
         ("recipe", "ramps", *HEADINGS),
         [(row["name"], str(row["ramps"]), *(row[key] for key in Quality._fields)) for row in rows],

@@ -18,6 +18,7 @@ from fraudgate.assembly import Parts, Say, warm_up
 from fraudgate.batching.batcher import Batcher
 from fraudgate.clock import monotonic_ns, time_ns
 from fraudgate.config import Tls
+from fraudgate.control.decoding import Decoding
 from fraudgate.control.features import FeatureServicer
 from fraudgate.control.latency import LatencyServicer
 from fraudgate.control.models import ModelServicer
@@ -72,7 +73,9 @@ class Service:
         self._ready = False
         self._started_wall_ns = time_ns()
         self._data = grpc.aio.server(options=aio.server_options(config.server.streams_max))
-        self._control = grpc.aio.server(options=aio.server_options(config.server.streams_max))
+        self._control = grpc.aio.server(
+            interceptors=[Decoding()], options=aio.server_options(config.server.streams_max)
+        )
         host, _, port = config.server.ops_address.rpartition(":")
         self._ops = OpsServer(
             parts.recorder,

@@ -16,8 +16,8 @@ from fraudgate.transaction import Bool, Int64
 if TYPE_CHECKING:
     from fraudgate.features.embedded import EmbeddedStore
 
-CHUNK_ROWS = 1 << 18
-"""Rows merged at once: enough to spread the cost of touching each series, few enough for about 100 MB in passing."""
+CHUNK_ROWS = 1 << 17
+"""Rows merged at once: enough to spread the cost of touching each series, few enough for some 60 MB in passing."""
 
 
 def load(store: "EmbeddedStore", batches: Iterable[Any], progress: Callable[[int], None] | None) -> int:
@@ -37,6 +37,7 @@ def load(store: "EmbeddedStore", batches: Iterable[Any], progress: Callable[[int
                 progress(done)
     except (FeaturesRefused, pa.ArrowException) as error:
         raise FeaturesRefused(f"after {done} rows: {error}") from error
+    pa.default_memory_pool().release_unused()  # Arrow keeps what the batches took
     return done
 
 

@@ -112,8 +112,8 @@ class EmbeddedStore:
         paid = None if currency.count(self.schema.currency) == n else self._paid(currency)
         ids = {entity: _chosen(columns.ids[entity], rows, whole) for entity in self.schema.entities}
 
-        values = np.empty((len(self.schema.features), n))
-        fallback = np.ones(n, np.uint8)
+        gathered = Gathered(np.empty((n, len(self.schema.features))), np.ones(n, np.uint8))
+        values, fallback = gathered.values.T, gathered.fallback
         plan.fill_request(values, event_time_ns, amount_minor, paid)
         plan.fill_attributes(values, columns.attributes and _chosen(columns.attributes, rows, whole))
         defaulted = self._defaulted(values, ids, paid)
@@ -129,7 +129,7 @@ class EmbeddedStore:
             if self._fraud_kinds:
                 ids_here = _chosen(columns.transaction_id, rows, whole)
                 self.decisions.add(ids_here, ticks, numbers.take(self._fraud_kinds, 0))
-        return Gathered(np.ascontiguousarray(values.T), fallback)
+        return gathered
 
     def _paid(self, currency: Sequence[str]) -> Bool:
         return np.array([code == self.schema.currency for code in currency], np.bool_)
@@ -159,16 +159,19 @@ class EmbeddedStore:
         if all(len(distinct := set(kind)) == rows and ABSENT not in distinct for kind in series):
             self._segment(values, fallback, numbers, ticks, increments, [])
             return
-        for start, stop in pairwise([0, *self._cuts(series, ticks.tolist()), rows]):
+        crowds = [_crowds(kind) for kind in series]
+        for start, stop in pairwise([0, *self._cuts(crowds, ticks.tolist()), rows]):
             part = slice(start, stop)
-            alone = _alone([kind[part] for kind in series])
-            self._segment(values[:, part], fallback[part], numbers[:, part], ticks[part], increments[part], alone)
+            mine = crowds if stop - start == rows else [_crowds(kind[part]) for kind in series]
+            alone = [kind * (stop - start) + row for kind, crowd in enumerate(mine) for row in sum(crowd.values(), [])]
+            self._segment(
+                values[:, part], fallback[part], numbers[:, part], ticks[part], increments[part], sorted(alone)
+            )
 
-    def _cuts(self, series: list[list[int]], ticks: list[int]) -> list[int]:
+    def _cuts(self, crowds: list[dict[int, list[int]]], ticks: list[int]) -> list[int]:
         """Where to cut a batch, so that no row of a segment changes what an earlier one of it reads."""
-        crowds = [rows for kind in series for number, rows in _rows_of(kind).items() if number and len(rows) > 1]
         cuts: set[int] = set()
-        for rows in crowds:
+        for rows in (rows for crowd in crowds for number, rows in crowd.items() if number != ABSENT):
             first = latest = ticks[rows[0]]
             for row in rows:
                 if not latest <= ticks[row] <= first + self._lateness:
@@ -279,19 +282,9 @@ def _chosen(values: list[Any], rows: Sequence[int], whole: bool) -> list[Any]:
     return values if whole else [values[row] for row in rows]
 
 
-def _rows_of(numbers: list[int]) -> dict[int, list[int]]:
+def _crowds(numbers: list[int]) -> dict[int, list[int]]:
+    """The series that occur more than once, and ABSENT, with their rows."""
     rows: dict[int, list[int]] = {}
     for row, number in enumerate(numbers):
         rows.setdefault(number, []).append(row)
-    return rows
-
-
-def _alone(series: list[list[int]]) -> list[int]:
-    """Positions, kind by kind, of the rows without an id and of those whose series occurs more than once."""
-    positions: list[int] = []
-    for kind, numbers in enumerate(series):
-        first = kind * len(numbers)
-        for number, rows in _rows_of(numbers).items():
-            if number == ABSENT or len(rows) > 1:
-                positions += [first + row for row in rows]
-    return sorted(positions)
+    return {number: mine for number, mine in rows.items() if len(mine) > 1 or number == ABSENT}

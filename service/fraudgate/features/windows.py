@@ -320,6 +320,9 @@ def _buckets(owners: Int64, ticks: Int64, added: Int64) -> tuple[Int64, Int64, I
     keys = owners * span + (ticks - early)
     order = keys.argsort()
     keys = keys[order]
-    first = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))
-    owners, since = np.divmod(keys[first], span)
-    return owners, since + early, np.add.reduceat(added[order], first, axis=0)
+    new = np.append(True, keys[1:] != keys[:-1])
+    owners, since = np.divmod(keys[new], span)
+    summed = added[order[new]]
+    repeats = np.flatnonzero(~new)  # few, so that adding them one by one is cheaper than reducing all
+    np.add.at(summed, np.cumsum(new)[repeats] - 1, added[order[repeats]])
+    return owners, since + early, summed
