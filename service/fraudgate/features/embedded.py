@@ -163,10 +163,13 @@ class EmbeddedStore:
         for start, stop in pairwise([0, *self._cuts(crowds, ticks.tolist()), rows]):
             part = slice(start, stop)
             mine = crowds if stop - start == rows else [_crowds(kind[part]) for kind in series]
-            alone = [kind * (stop - start) + row for kind, crowd in enumerate(mine) for row in sum(crowd.values(), [])]
-            self._segment(
-                values[:, part], fallback[part], numbers[:, part], ticks[part], increments[part], sorted(alone)
+            alone = sorted(
+                kind * (stop - start) + row
+                for kind, crowd in enumerate(mine)
+                for together in crowd.values()
+                for row in together
             )
+            self._segment(values[:, part], fallback[part], numbers[:, part], ticks[part], increments[part], alone)
 
     def _cuts(self, crowds: list[dict[int, list[int]]], ticks: list[int]) -> list[int]:
         """Where to cut a batch, so that no row of a segment changes what an earlier one of it reads."""

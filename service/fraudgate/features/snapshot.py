@@ -5,6 +5,7 @@ means "no such id". Buckets lie series after series, ascending, and only those t
 """
 
 import os
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,7 +145,7 @@ def _fill(store: "EmbeddedStore", lists: dict[str, Any]) -> None:
     marks = iter(lists["mark_series"].to_pylist())
     reported = zip(*(lists[f"reported_{name}"].to_pylist() for name in ("id", "tick", "marks")), strict=True)
     for name, tick, count in reported:
-        store.reported.add(name, Place(tick, tuple(next(marks) for _ in range(count))))
+        store.reported.add(name, Place(tick, tuple(islice(marks, count))))
     decision_ticks = _numbers(lists["decision_tick"])
     decision_series = _numbers(lists["decision_series"]).reshape(len(store.plan.fraud_entities), len(decision_ticks))
     store.decisions.load(lists["decision_id"].to_pylist(), decision_ticks, decision_series)
