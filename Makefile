@@ -7,13 +7,15 @@ TRAINABLE := $(BIN)/python -c 'from importlib.util import find_spec; raise Syste
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make requirements" pyproject.toml
 
-.PHONY: help demo test test-slow test-train check bench protos train requirements
+.PHONY: help setup demo test test-slow test-train check bench protos train requirements
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r verb does; do printf 'make %-14s%s\n' "$$verb" "$$does"; done
 
 $(READY): pyproject.toml requirements-dev.txt
 	@sh .ci/venv
+
+setup: $(READY) ## make ./.venv with the fraudgate command, and nothing else
 
 demo: $(READY) ## score a real week of card transactions over gRPC and print what it took
 	@$(BIN)/fraudgate demo $(ARGS)
@@ -37,6 +39,9 @@ check: $(READY) ## format, lint, types, Dockerfile, protos up to date, tidy test
 
 bench: $(READY) ## the benchmarks, under 8 minutes; writes benchmarks/results/latest.json
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+bench-%: $(READY)
+	@$(BIN)/python -m benchmarks $* $(ARGS)
 
 protos: $(READY) ## regenerate the stubs in service/fraudgate/v1
 	@$(BIN)/python -m protos.generate
