@@ -2,20 +2,39 @@
 
 from collections.abc import Sequence
 
-from fraudgate.limits import SECOND_NS
+import numpy as np
+import pyarrow as pa
+
+from fraudgate.limits import DAY_SECONDS, SECOND_NS
 from fraudgate.simulator import simulate
 from fraudgate.v1 import scoring_pb2
 
 SEED = 20_261_122
 CUSTOMERS, TERMINALS = 5_000, 10_000
+DAY_NS = DAY_SECONDS * SECOND_NS
+
+
+HISTORY_DAYS = 40
+"""Long enough to fill every window of the handbook schema, label delay included."""
+
+
+def history_and(count: int, seed: int = SEED) -> tuple[pa.Table, list[scoring_pb2.Transaction]]:
+    """History of ``HISTORY_DAYS`` days for a bulk load, and the ``count`` transactions that follow it."""
+    days = HISTORY_DAYS + 2 + count // CUSTOMERS
+    table = simulate(seed, CUSTOMERS, TERMINALS, days)
+    times_ns = table["event_time"].cast("int64").to_numpy()
+    first = int(np.searchsorted(times_ns, times_ns[0] // DAY_NS * DAY_NS + HISTORY_DAYS * DAY_NS))
+    return table.slice(0, first), _decoded(table.slice(first), count)
 
 
 def transactions(count: int, seed: int = SEED) -> list[scoring_pb2.Transaction]:
     """``count`` unique transactions in event order, from as many simulated days as that takes."""
-    days = 2 + count // CUSTOMERS
-    table = simulate(seed, CUSTOMERS, TERMINALS, days)
+    return _decoded(simulate(seed, CUSTOMERS, TERMINALS, 2 + count // CUSTOMERS), count)
+
+
+def _decoded(table: pa.Table, count: int) -> list[scoring_pb2.Transaction]:
     if table.num_rows < count:
-        raise ValueError(f"the simulator gave {table.num_rows} transactions in {days} days, {count} are needed")
+        raise ValueError(f"the simulator gave {table.num_rows} transactions, {count} are needed")
     rows = table.slice(0, count).to_pydict()
     times_ns = table.slice(0, count)["event_time"].cast("int64").to_pylist()
     made = []

@@ -19,10 +19,6 @@ class Edition:
     precision: str
     texts: RuleTexts
 
-    def decision_id(self, sequence: int) -> str:
-        """The public name of a decision of this run."""
-        return f"{self.run_id}-{sequence:x}"
-
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able form for snapshots."""
         fields = ("run_id", "model_name", "model_version", "engine_digest", "precision")
@@ -32,6 +28,11 @@ class Edition:
     def from_dict(cls, form: dict[str, Any]) -> "Edition":
         """The inverse of ``to_dict``."""
         return cls(**{**form, "texts": RuleTexts.from_dict(form["texts"])})
+
+
+def decision_id(run_id: str, sequence: int) -> str:
+    """The public name of a decision of this run."""
+    return f"{run_id}-{sequence:x}"
 
 
 class Editions:

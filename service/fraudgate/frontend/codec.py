@@ -1,13 +1,12 @@
 """Protobuf to Arrow and back: entries become a request RecordBatch, answer rows become ScoreResponse bytes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 
-from fraudgate.editions import Edition, Editions
+from fraudgate.editions import Edition, Editions, decision_id
 from fraudgate.limits import BATCH_ROWS_MAX, SECOND_NS
 from fraudgate.transaction import (
     EVENT_TIME_MISSING_NS,
@@ -110,13 +109,27 @@ class Renderer:
         self._head = scoring_pb2.ScoreResponse()
 
     def render(self, answers: Answers, transaction_ids: Sequence[str]) -> list[bytes]:
-        """ScoreResponse bytes of rows with status OK."""
-        head, tails, bodies = self._head, self._tails, []
+        """ScoreResponse bytes of rows with status OK, in order."""
+        if len(set(answers["answered_ns"].tolist())) == 1 and True not in answers["replayed"].tolist():
+            return self._render_together(answers, transaction_ids)
+        each = range(len(answers))
+        return [body for i in each for body in self._render_together(answers[i : i + 1], transaction_ids[i : i + 1])]
+
+    def _render_together(self, answers: Answers, transaction_ids: Sequence[str]) -> list[bytes]:
+        """Rows of one engine call: they share their edition, and every stamp but the arrival."""
+        head, bodies = self._head, []
         timings = head.timings
-        shared: list[int] = []  # what the rows of one engine call have in common
-        for transaction_id, decision, fallback, scored, score, edition, bits, sequence, queue_ns, *stages in zip(
-            transaction_ids, *(answers[name].tolist() for name in _ROW_FIELDS), *_stages(answers), strict=True
-        ):
+        edition = int(answers["edition"][0])
+        run_id = self._editions[edition].run_id
+        stamps = ("taken_up_ns", "gathered_ns", "inferred_ns", "answered_ns")
+        taken_up_ns, gathered_ns, inferred_ns, answered_ns = (int(answers[name][0]) for name in stamps)
+        timings.features_ns = gathered_ns - taken_up_ns
+        timings.inference_ns = inferred_ns - gathered_ns
+        timings.guardrails_ns = answered_ns - inferred_ns
+        timings.batch_rows = int(answers["batch_rows"][0])
+        tail, tail_bits = b"", -1
+        rows = zip(transaction_ids, *(answers[name].tolist() for name in _ROW_FIELDS), strict=True)
+        for transaction_id, decision, fallback, scored, score, bits, sequence, arrival_ns in rows:
             head.transaction_id = transaction_id
             head.decision = decision
             head.fallback = fallback
@@ -124,33 +137,24 @@ class Renderer:
                 head.score = score
             else:
                 head.ClearField("score")
-            head.decision_id = self._editions[edition].decision_id(sequence)
-            timings.queue_ns = queue_ns
-            if stages != shared:
-                shared = stages
-                timings.features_ns, timings.inference_ns, timings.guardrails_ns, timings.batch_rows = stages
-                after_queue_ns = sum(stages[:3])
-            timings.total_ns = queue_ns + after_queue_ns
-            tail = tails.get((edition, bits))
-            bodies.append(head.SerializeToString() + (self._tail(edition, bits) if tail is None else tail))
+            head.decision_id = decision_id(run_id, sequence)
+            timings.queue_ns = taken_up_ns - arrival_ns
+            timings.total_ns = answered_ns - arrival_ns
+            if bits != tail_bits:
+                tail, tail_bits = self._tail(edition, bits), bits
+            bodies.append(head.SerializeToString() + tail)
         return bodies
 
     def _tail(self, edition: int, bits: int) -> bytes:
-        tail = _tail(self._editions[edition], bits).SerializeToString()
-        if len(self._tails) < 4096:  # every combination that fires in practice; a bound all the same
-            self._tails[edition, bits] = tail
+        tail = self._tails.get((edition, bits))
+        if tail is None:
+            tail = _tail(self._editions[edition], bits).SerializeToString()
+            if len(self._tails) < 4096:  # every combination that fires in practice; a bound all the same
+                self._tails[edition, bits] = tail
         return tail
 
 
-_ROW_FIELDS = ("decision", "fallback", "scored", "score", "edition", "rules", "sequence")
-
-
-def _stages(answers: Answers) -> Iterator[list[int]]:
-    """queue_ns, features_ns, inference_ns, guardrails_ns and batch_rows of each row."""
-    stamps = ("arrival_ns", "taken_up_ns", "gathered_ns", "inferred_ns", "answered_ns")
-    for start, end in pairwise(stamps):
-        yield (answers[end] - answers[start]).tolist()
-    yield answers["batch_rows"].tolist()
+_ROW_FIELDS = ("decision", "fallback", "scored", "score", "rules", "sequence", "arrival_ns")
 
 
 def _tail(edition: Edition, bits: int) -> scoring_pb2.ScoreResponse:
