@@ -80,9 +80,10 @@ class ReplayLog:
         return self.sent_ns[answered] - self.intended_ns[answered]
 
     @property
-    def seconds(self) -> float:
-        """From the first intended send to the last answer."""
-        return int(self.answered_ns.max() - self.intended_ns[0]) / SECOND_NS
+    def rate(self) -> float:
+        """Answers a second, from the first intended send to the last answer."""
+        answered = self.answered_ns > 0
+        return float(answered.sum() * SECOND_NS / (self.answered_ns.max() - self.intended_ns[0]))
 
 
 def raw_call(channel: grpc.aio.Channel, method: str) -> Call:
