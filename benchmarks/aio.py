@@ -24,6 +24,7 @@ import uvloop
 from benchmarks import traffic
 from fraudgate.demo.replay import SCORE, Call, raw_call
 from fraudgate.demo.server import Ports, Server, free_ports, serve_command, to_toml
+from fraudgate.scheduling import prefer_batches
 
 PAIRS = 5
 IN_FLIGHT = 128
@@ -111,6 +112,7 @@ async def measure_startup(folder: Path) -> float:
 
 def figures() -> dict[str, float]:
     """The figures of the results file."""
+    prefer_batches()
     with tempfile.TemporaryDirectory() as name, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         pairs = runner.run(measure_pairs(Path(name)))
         startup = runner.run(measure_startup(Path(name)))

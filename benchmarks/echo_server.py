@@ -13,6 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from fraudgate.commands.serve import SWITCH_INTERVAL_SECONDS
 from fraudgate.frontend.aio import SERVICE, server_options
+from fraudgate.scheduling import prefer_batches
 from fraudgate.v1 import scoring_pb2
 
 READY = scoring_pb2.ScoreResponse(
@@ -57,5 +58,6 @@ async def serve(port: int) -> None:
 
 if __name__ == "__main__":
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+    prefer_batches()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(int(sys.argv[1])))

@@ -76,7 +76,6 @@ def example(rows: int = 2_000) -> Result:
         stages_ms=stages,
         server_ms={"loop_stall": stages["queue"]},
         rates=Rates(5_000.0, 2_500.0, 2_498.0),
-        placement="server on core 0, client on core 1",
         batch_rows_mean=12.5,
         mismatches=Mismatches(0, 0, rows - 2, 2, ""),
         compared_with="the published ones",

@@ -12,6 +12,7 @@ import uvloop
 from fraudgate import config
 from fraudgate.app import Service
 from fraudgate.assembly import assemble
+from fraudgate.scheduling import prefer_batches
 
 SWITCH_INTERVAL_SECONDS = 0.0005
 """How long a busy thread may keep the interpreter from the scoring loop."""
@@ -34,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
             settings, server=msgspec.structs.replace(settings.server, frontend=args.frontend)
         )
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+    prefer_batches()
     parts = assemble(settings, _say)
 
     async def serve() -> int:

@@ -146,7 +146,6 @@ def _proof(result: Result) -> str:
         "Outcomes": f"{result.outcomes:,} frauds of the week before, each acknowledged before the replay reached the "
         f"time it was due; the week's own {result.late_outcomes:,} afterwards",
         "Arrivals": f"open loop, {rates.target:,.0f}/s intended, {rates.reached:,.0f}/s reached",
-        "Cores": result.placement,
         "Same customer": f"{result.held:,} transactions held back until that customer's earlier one was answered",
         "Refusals retried": retried,
         "Batches": f"{result.batch_rows_mean:.1f} transactions on average",

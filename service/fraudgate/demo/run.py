@@ -6,7 +6,6 @@ main server    history loaded, the week, open loop at half   -> answers, batch l
 
 import asyncio
 import gc
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,6 @@ from fraudgate.demo.judge import (
     shortfalls,
 )
 from fraudgate.demo.material import Material, model_repository, prepare
-from fraudgate.demo.placement import Placement, divide_cores, keep_to, yield_to_no_one
 from fraudgate.demo.replay import (
     LATENCY_REPORT,
     REPORT_OUTCOME,
@@ -46,6 +44,7 @@ from fraudgate.demo.summary import Rates, Result, read_published
 from fraudgate.errors import FraudgateError
 from fraudgate.features.schema import FeatureSchema
 from fraudgate.progress import Progress
+from fraudgate.scheduling import prefer_batches
 from fraudgate.simulator import simulate
 from fraudgate.v1.latency_pb2 import GetLatencyReportResponse, StageLatency
 
@@ -91,21 +90,20 @@ class Measured:
 def run_demo(options: Options) -> Result:
     """The whole demo. Raises FraudgateError when it cannot be carried through; a shortfall is no error."""
     started = monotonic()
-    yield_to_no_one()
-    cores = divide_cores()
+    prefer_batches()
     material = prepare(options.data, options.rows, options.say)
     history = options.work / "history.parquet"
     data.write_history(material.traffic, history)
     # One event loop for both: grpc.aio keeps polling for an earlier one, at the cost of the later one's tail.
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        probe = None if options.rate else probe_rate(options, material.model, cores, runner)
+        probe = None if options.rate else probe_rate(options, material.model, runner)
         target = options.rate or LOAD_SHARE * (probe or 0.0)
-        measured = replay_week(options, material, history, target, cores, runner)
+        measured = replay_week(options, material, history, target, runner)
     options.say("judging ...")
-    return judge(options, material, measured, Rates(probe, target, measured.log.rate), str(cores), started)
+    return judge(options, material, measured, Rates(probe, target, measured.log.rate), started)
 
 
-def probe_rate(options: Options, model: str, cores: Placement, runner: asyncio.Runner) -> float:
+def probe_rate(options: Options, model: str, runner: asyncio.Runner) -> float:
     """Decisions a second that the front end carries: closed loop on a server of its own."""
     requests = data.score_requests(data.rows_of(simulate(PROBE_SEED, 5_000, 10_000, PROBE_DAYS)))
     options.say(f"probing what the {options.frontend_used} front end carries, {PROBE_IN_FLIGHT} in flight ...")
@@ -113,7 +111,6 @@ def probe_rate(options: Options, model: str, cores: Placement, runner: asyncio.R
 
         async def work() -> float:
             await server.serving()
-            _place(cores, server)
             async with grpc.aio.insecure_channel(server.target) as channel:
                 return await closed_loop_rate(
                     raw_call(channel, SCORE), requests, PROBE_IN_FLIGHT, PROBE_WARM_UP_SECONDS, PROBE_SECONDS
@@ -124,22 +121,19 @@ def probe_rate(options: Options, model: str, cores: Placement, runner: asyncio.R
     return rate
 
 
-def replay_week(
-    options: Options, material: Material, history: Path, rate: float, cores: Placement, runner: asyncio.Runner
-) -> Measured:
+def replay_week(options: Options, material: Material, history: Path, rate: float, runner: asyncio.Runner) -> Measured:
     """Start the main server on the history, replay the week, report its frauds, and stop the server."""
     traffic = material.traffic
     options.say(f"starting the server on {traffic.history_rows:,} transactions of history")
     with _server(options, "main", material.model, history) as server:
-        measured = runner.run(while_alive(server, _replay(options, traffic, server, rate, cores)))
+        measured = runner.run(while_alive(server, _replay(options, traffic, server, rate)))
         if status := server.stop():
             raise FraudgateError(f"the server did not drain in order: exit status {status}")
     return measured
 
 
-async def _replay(options: Options, traffic: Traffic, server: Server, rate: float, cores: Placement) -> Measured:
+async def _replay(options: Options, traffic: Traffic, server: Server, rate: float) -> Measured:
     seconds = await server.serving()
-    _place(cores, server)
     resident = server.resident_bytes()
     memory = f", {resident >> 20} MiB resident" if resident else ""
     options.say(f"serving after {seconds:.1f} s{memory}; replaying {len(traffic.week):,} at {rate:,.0f}/s")
@@ -166,9 +160,7 @@ async def _replay(options: Options, traffic: Traffic, server: Server, rate: floa
     )
 
 
-def judge(
-    options: Options, material: Material, measured: Measured, rates: Rates, placement: str, started: float
-) -> Result:
+def judge(options: Options, material: Material, measured: Measured, rates: Rates, started: float) -> Result:
     """Everything that is computed after the servers are gone."""
     traffic, log = material.traffic, measured.log
     decisions = read_decisions(log.responses, traffic.week.transaction_id)
@@ -194,7 +186,6 @@ def judge(
         stages_ms={name: percentiles_ms(values) for name, values in decisions.stages_ns.items()},
         server_ms=measured.server_ms,
         rates=rates,
-        placement=placement,
         batch_rows_mean=_rows_per_batch(decisions),
         mismatches=mismatches,
         compared_with=material.compared_with,
@@ -223,11 +214,6 @@ def _mismatches(options: Options, material: Material) -> Mismatches:
 def _rows_per_batch(decisions: Decisions) -> float:
     # A batch of n rows is counted n times: the mean over batches is the harmonic one over rows.
     return float(len(decisions.batch_rows) / np.sum(1 / np.maximum(decisions.batch_rows, 1)))
-
-
-def _place(cores: Placement, server: Server) -> None:
-    keep_to(cores.server, server.pid)
-    keep_to(cores.client, os.getpid())
 
 
 def _stage_ms(stage: StageLatency) -> dict[str, float]:

@@ -58,7 +58,6 @@ class Result:
     stages_ms: dict[str, dict[str, float]]  # from the response timings
     server_ms: dict[str, dict[str, float]]  # what only the server's recorder knows
     rates: Rates
-    placement: str  # which cores server and client had, in words
     batch_rows_mean: float
     mismatches: Mismatches
     compared_with: str
@@ -110,7 +109,6 @@ def to_json(result: Result) -> dict[str, Any]:
         "stages_ms": result.stages_ms,
         "server_ms": result.server_ms,
         "rates": asdict(result.rates),
-        "placement": result.placement,
         "batch_rows_mean": round(result.batch_rows_mean, 2),
         "rows_compared": result.mismatches.rows_compared,
         "rows_excused": result.mismatches.rows_excused,
@@ -146,7 +144,6 @@ def _head(result: Result) -> list[str]:
         f"  data        {result.title}",
         f"  model       {result.model}, {result.precision}, as served",
         f"  rate        {rates.reached:,.0f} decisions/s ({rates.target:,.0f} intended: {probed})",
-        f"  cores       {result.placement}",
     ]
 
 
