@@ -46,7 +46,7 @@ bench-%: $(READY)
 protos: $(READY) ## regenerate the stubs in service/fraudgate/v1
 	@$(BIN)/python -m protos.generate
 
-train: $(READY) ## install [train] (several GB) into .venv, then train and publish both models
+train: $(READY) ## install [train] (several GB) into .venv, then train both models; python -m models.publish puts a draft into the repository
 	@$(TRAINABLE) || { echo "installing the [train] extra into .venv: several GB" && $(BIN)/python -m pip install --quiet -e '.[cpu,train]'; }
 	@$(BIN)/python -m models.train --dataset handbook $(ARGS)
 	@$(BIN)/python -m models.train --dataset simulated $(ARGS)

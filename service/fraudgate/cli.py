@@ -14,7 +14,7 @@ VERBS = {
     "report": "print latency percentiles per stage from .hlog files or a running server",
     "replay": "prove from a batch log that the same arrivals give the same batches",
     "model": "list and check the models of a repository",
-    "features": "load history into a snapshot, and look into one",
+    "features": "load history into a snapshot, look into one, have a running server write one",
     "config": "show or check the configuration",
 }
 
