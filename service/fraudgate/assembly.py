@@ -19,6 +19,7 @@ from fraudgate.engines.onnxruntime import OnnxEngine
 from fraudgate.engines.placement import InlineEngine, ThreadedEngine, place
 from fraudgate.engines.repository import resolve
 from fraudgate.errors import ConfigError, FeaturesRefused
+from fraudgate.features import snapshot
 from fraudgate.features.currency import EXPONENTS
 from fraudgate.features.embedded import EmbeddedStore
 from fraudgate.features.schema import FeatureSchema
@@ -122,7 +123,7 @@ def load_store(config: Config, schema: FeatureSchema, event_clock: Clock, say: S
     """Restored from its snapshot, or loaded from history, or cold."""
     lateness = config.features.lateness_seconds_max
     directory = Path(config.state.dir) if config.state.dir else None
-    if directory is not None and any(directory.glob("features*")):
+    if directory is not None and (directory / snapshot.FILE_NAME).exists():
         store = EmbeddedStore.restore(directory, schema, lateness_seconds_max=lateness)
         say(f"restored {store!r}")
         return store

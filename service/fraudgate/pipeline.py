@@ -150,7 +150,7 @@ class Pipeline:
         """Rows that are still worth deciding; the others get their status."""
         deadline, arrival = columns.deadline_ns, columns.arrival_ns
         spent_ns = now_ns - self._budget_ns if self._budget_ns else -1
-        if not any(deadline.tolist()) and min(arrival.tolist()) > spent_ns:
+        if all(ns == 0 or ns > now_ns for ns in deadline.tolist()) and min(arrival.tolist()) > spent_ns:
             return list(range(columns.rows))
         cancelled = deadline == CANCELLED_NS
         expired = (deadline > 0) & (deadline <= now_ns)

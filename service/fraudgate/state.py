@@ -5,7 +5,6 @@ stored answer to the same bytes; the editions that rows name are JSON in the met
 """
 
 import json
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ import pyarrow.ipc
 from fraudgate.clock import Clock
 from fraudgate.editions import Editions
 from fraudgate.errors import SnapshotError
+from fraudgate.features.snapshot import write_whole
 from fraudgate.features.store import FeatureStore
 from fraudgate.idempotency import DIGEST_BYTES, IdempotencyTable
 from fraudgate.transaction import ANSWER_DTYPE
@@ -67,14 +67,7 @@ def save(directory: Path, table: IdempotencyTable, editions: Editions, now_ns: i
         pa.array(ages_ns, pa.int64()),
         _fixed(answers, ANSWER_DTYPE.itemsize),
     ]
-    directory.mkdir(parents=True, exist_ok=True)
-    path, temporary = directory / FILE_NAME, directory / f".{FILE_NAME}.part"
-    with temporary.open("wb") as file:
-        with pa.ipc.new_file(file, schema) as writer:
-            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
+    write_whole(directory / FILE_NAME, pa.RecordBatch.from_arrays(columns, schema=schema))
     return len(ids)
 
 

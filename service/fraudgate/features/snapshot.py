@@ -58,15 +58,21 @@ def write(store: "EmbeddedStore", directory: Path) -> Path:
         }
     )
     row = [_one_list(lists[name], kind) for name, kind in _ITEMS.items()]
-    directory.mkdir(parents=True, exist_ok=True)
-    path, temporary = directory / FILE_NAME, directory / f".{FILE_NAME}.part"
+    path = directory / FILE_NAME
+    write_whole(path, pa.RecordBatch.from_arrays(row, schema=schema))
+    return path
+
+
+def write_whole(path: Path, batch: pa.RecordBatch) -> None:
+    """One batch as an Arrow IPC file that appears whole or not at all: temporary file, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
     with temporary.open("wb") as file:
-        with pa.ipc.new_file(file, schema) as writer:
-            writer.write_batch(pa.RecordBatch.from_arrays(row, schema=schema))
+        with pa.ipc.new_file(file, batch.schema) as writer:
+            writer.write_batch(batch)
         file.flush()
         os.fsync(file.fileno())
     temporary.rename(path)
-    return path
 
 
 def read(store: "EmbeddedStore", directory: Path) -> None:
