@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 import signal
-import ssl
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,17 +14,15 @@ from grpc_reflection.v1alpha import reflection
 
 from fraudgate import state
 from fraudgate.assembly import Parts, Say, warm_up
-from fraudgate.batching.batcher import Batcher
 from fraudgate.clock import monotonic_ns, time_ns
-from fraudgate.config import Tls
 from fraudgate.control.decoding import Decoding
 from fraudgate.control.features import FeatureServicer
 from fraudgate.control.latency import LatencyServicer
 from fraudgate.control.models import ModelServicer
 from fraudgate.control.outcomes import OutcomeServicer
-from fraudgate.errors import ConfigError
 from fraudgate.frontend import aio, refusals
-from fraudgate.frontend.door import Door, Entry
+from fraudgate.frontend.aio_server import check_certificates, listen
+from fraudgate.frontend.choice import choose
 from fraudgate.latency.report import write_hlog
 from fraudgate.latency.stalls import LoopWatch
 from fraudgate.limits import BATCH_ROWS_MAX, SECOND_NS
@@ -53,26 +50,22 @@ class Service:
         self.parts = parts
         self._say = say
         config = parts.config
-        batcher: Batcher[Entry] = Batcher(
-            gate_ns=config.batching.gate_ns,
-            queue_rows_max=config.batching.queue_rows_max,
-            policy=config.batching.policy,
-        )
-        self.door = Door(
+        self._health = health.aio.HealthServicer()
+        services = [_service_name(scoring_pb2), health_pb2.DESCRIPTOR.services_by_name["Health"].full_name]
+        check_certificates(config.tls)
+        self._front = choose(config.server.frontend, say)(
+            config,
             parts.pipeline,
-            batcher,
             parts.editions,
             parts.recorder,
             parts.counters,
-            monotonic_ns,
-            budget_ns=config.batching.budget_ns,
+            self._health,
+            [*services, reflection.SERVICE_NAME],
         )
-        self._handlers = aio.ScoringHandlers(self.door, parts.counters, monotonic_ns)
-        self._health = health.aio.HealthServicer()
+        self.door = self._front.door
         self._watch = LoopWatch(parts.recorder, parts.counters, self._idle)
         self._ready = False
         self._started_wall_ns = time_ns()
-        self._data = grpc.aio.server(options=aio.server_options(config.server.streams_max))
         self._control = grpc.aio.server(
             interceptors=[Decoding()], options=aio.server_options(config.server.streams_max)
         )
@@ -95,15 +88,10 @@ class Service:
         config = self.parts.config
         self.door.batch_ns = await warm_up(self.parts)
         self._warn_of_slow_engine()
-        self._data.add_generic_rpc_handlers((self._handlers.generic_handler(),))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._data)
-        names = [_service_name(scoring_pb2), health_pb2.DESCRIPTOR.services_by_name["Health"].full_name]
-        reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], self._data)
         self._add_control()
-        self.data_port = _listen(self._data, config.server.data_address, self._credentials())
-        self.control_port = _listen(self._control, config.server.control_address, None)
-        await self._data.start()
+        self.control_port = listen(self._control, config.server.control_address, None)
         await self._control.start()
+        self.data_port = await self._front.start()
         self._ops.start()
         self._watch.start()
         await self._set_serving(True)
@@ -112,7 +100,7 @@ class Service:
         self._say(f"model {info.name}/{info.version} {info.precision} on {info.provider}, {proved}")
         self._say(f"rules {self.parts.rules.version}, {len(self.parts.rules.rules)} rules")
         self._say(
-            f"SERVING: grpc {config.server.data_address} (front end: grpc.aio), control "
+            f"SERVING: grpc {config.server.data_address} (front end: {self._front.name}), control "
             f"{config.server.control_address}, ops http {config.server.ops_address}"
         )
 
@@ -130,22 +118,6 @@ class Service:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = [_service_name(module) for module in _CONTROL_MODULES]
         reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
-
-    def _credentials(self) -> grpc.ServerCredentials | None:
-        tls = self.parts.config.tls
-        if not tls.cert:
-            return None
-        try:
-            key, cert = Path(tls.key).read_bytes(), Path(tls.cert).read_bytes()
-            client_ca = Path(tls.client_ca).read_bytes() if tls.client_ca else None
-            _check_certificates(tls)
-        except ssl.SSLError as error:
-            raise ConfigError(
-                f"[tls]: cert, key and client_ca must be PEM, and the key the certificate's: {error}"
-            ) from error
-        except OSError as error:
-            raise ConfigError(f"[tls]: {error.filename}: {error.strerror}") from error
-        return grpc.ssl_server_credentials([(key, cert)], client_ca, require_client_auth=client_ca is not None)
 
     def _warn_of_slow_engine(self) -> None:
         batching = self.parts.config.batching
@@ -202,9 +174,9 @@ class Service:
 
     async def _finish(self) -> None:
         self.door.closed = refusals.DRAINING
-        self._handlers.end_streams()
+        self._front.end_streams()
         await self.door.shell.drain()
-        await asyncio.gather(self._data.stop(1.0), self._control.stop(0.5))
+        await asyncio.gather(self._front.stop(1.0), self._control.stop(0.5))
         self._watch.stop()
         await asyncio.get_running_loop().run_in_executor(None, self._close_state)
         self.parts.inference.close()
@@ -237,20 +209,3 @@ def _service_name(module: Any) -> str:
     (service,) = module.DESCRIPTOR.services_by_name.values()
     name: str = service.full_name
     return name
-
-
-def _check_certificates(tls: Tls) -> None:
-    """Raise ssl.SSLError for files that grpc would refuse without saying why."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tls.cert, tls.key, password=lambda: "")  # an encrypted key is refused, not asked about
-    if tls.client_ca:
-        context.load_verify_locations(tls.client_ca)
-
-
-def _listen(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
-    try:
-        if credentials is None:
-            return server.add_insecure_port(address)
-        return server.add_secure_port(address, credentials)
-    except RuntimeError as error:
-        raise ConfigError(f"cannot listen on {address}: is another server running there? ({error})") from error

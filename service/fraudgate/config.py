@@ -26,6 +26,7 @@ OTHER_VARIABLES = frozenset({"FRAUDGATE_DATA", "FRAUDGATE_TRAIN_VENV"})
 _Positive = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 _NotNegative = Annotated[int, msgspec.Meta(ge=0)]
 _Span = Annotated[int, msgspec.Meta(ge=0, le=10 * 366 * limits.DAY_SECONDS)]
+_Patience = Annotated[float, msgspec.Meta(gt=0, le=limits.DAY_SECONDS)]
 _Wait = Annotated[float, msgspec.Meta(ge=0, le=limits.DAY_SECONDS)]
 
 
@@ -39,7 +40,7 @@ class Server(_Section, forbid_unknown_fields=True, frozen=True):
     data_address: str = "127.0.0.1:50051"
     control_address: str = "127.0.0.1:50052"
     ops_address: str = "127.0.0.1:8080"
-    frontend: Literal["auto", "aio"] = "auto"
+    frontend: Literal["auto", "native", "aio"] = "auto"
     insecure: bool = False
     streams_max: _Positive = 4_096
     """Concurrent calls of one connection."""
@@ -55,6 +56,25 @@ class Tls(_Section, forbid_unknown_fields=True, frozen=True):
     cert: str = ""
     key: str = ""
     client_ca: str = ""
+
+
+class Ingress(_Section, forbid_unknown_fields=True, frozen=True):
+    """What the native front end lets a peer do to it. Streams of a connection: ``server.streams_max``."""
+
+    connections_max: _Positive = 16_384
+    header_list_bytes_max: _Positive = 16_384
+    reset_streams_max: _Positive = 1_024
+    """Resets of streams, not yet handled, for which a connection is closed: rapid resets."""
+    handshake_seconds_max: _Patience = 5.0
+    """From accepting a connection to its HTTP/2 preface; of TLS again as long."""
+    message_seconds_max: _Patience = 10.0
+    """From a call's headers to the end of its message."""
+    keepalive_seconds: _Patience = 60.0
+    """A peer that is silent for so long is sent a ping."""
+    keepalive_seconds_max: _Patience = 20.0
+    """How long the ping may stay unanswered."""
+    write_stall_seconds_max: _Patience = 10.0
+    """How long a peer may leave its answers unread once the socket is full."""
 
 
 class Batching(_Section, forbid_unknown_fields=True, frozen=True):
@@ -131,6 +151,7 @@ class Config(_Section, forbid_unknown_fields=True, frozen=True):
 
     server: Server = Server()
     tls: Tls = Tls()
+    ingress: Ingress = Ingress()
     batching: Batching = Batching()
     features: Features = Features()
     model: Model = Model()

@@ -20,7 +20,11 @@ SWITCH_INTERVAL_SECONDS = 0.0005
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML configuration; see 'fraudgate config show'")
-    parser.add_argument("--frontend", choices=("auto", "aio"), help="overrides server.frontend")
+    parser.add_argument(
+        "--frontend",
+        choices=("auto", "native", "aio"),
+        help="overrides server.frontend: auto (the default) takes native when its wheel is installed",
+    )
     parser.add_argument(
         "--insecure", action="store_true", help="serve other addresses than loopback without TLS (server.insecure)"
     )

@@ -1,5 +1,5 @@
-"""The reference front end: ScoringService on grpc.aio. Handlers take raw bytes and decode themselves, so that bytes
-which do not decode get the contract's status instead of UNKNOWN.
+"""The reference front end's handlers: ScoringService on grpc.aio. They take raw bytes and decode themselves, so that
+bytes which do not decode get the contract's status instead of UNKNOWN.
 """
 
 import asyncio
@@ -96,7 +96,7 @@ class ScoringHandlers:
             await self._abort(context, refusals.UNDECODABLE)
         transactions = request.transactions
         if not 1 <= len(transactions) <= SCORE_BATCH_ROWS_MAX:
-            await self._abort(context, refusals.invalid("transactions", f"needs 1 to {SCORE_BATCH_ROWS_MAX} entries"))
+            await self._abort(context, refusals.ROWS)
         deadline_ns = _deadline_ns(context, arrival_ns)
         futures = [
             self._door.admit(transaction, arrival_ns, deadline_ns, f"transactions[{i}]")

@@ -145,6 +145,10 @@ class Renderer:
             bodies.append(head.SerializeToString() + tail)
         return bodies
 
+    def tail(self, edition: int, bits: int) -> tuple[str, bytes]:
+        """What a renderer elsewhere needs of an edition and a bit set: the run's id, and the encoded tail."""
+        return self._editions[edition].run_id, self._tail(edition, bits)
+
     def _tail(self, edition: int, bits: int) -> bytes:
         tail = self._tails.get((edition, bits))
         if tail is None:

@@ -8,6 +8,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
+from fraudgate.limits import SCORE_BATCH_ROWS_MAX
 from fraudgate.transaction import Status
 from fraudgate.validation import ATTRIBUTE_FIELD, PROBLEMS, bad_attribute_key, bad_attribute_value
 
@@ -72,6 +73,7 @@ DRAINING = Refusal(Status.UNAVAILABLE, "the server is draining; send the same tr
 INTERNAL = Refusal(Status.INTERNAL, "our fault, before the event was applied; send the same transaction_id again")
 UNDECODABLE = invalid("transaction", "does not decode: cut, or not UTF-8")
 MISSING = invalid("transaction", "is required")
+ROWS = invalid("transactions", f"needs 1 to {SCORE_BATCH_ROWS_MAX} entries")
 
 BY_STATUS = {
     Status.CANCELLED: CANCELLED,

@@ -6,7 +6,7 @@ and sees the rest next time. Nothing is ever set back to zero: ``reset`` keeps a
 from it, so no value is lost or counted twice, and ``/metrics`` stays monotonic.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from threading import Lock
 from typing import NamedTuple
 
@@ -27,6 +27,11 @@ TOTALS = {
     "fraudgate_store_failures_total": "Batches that the feature store refused; their callers got INTERNAL.",
     "fraudgate_recording_failures_total": "Batches that were decided but could not be recorded.",
     "fraudgate_outcomes_total": "Outcomes taken, repeats included.",
+    "fraudgate_native_panics_total": "Panics in native code; each failed one call.",
+    "fraudgate_connections_total": "Connections that the native front end accepted.",
+    "fraudgate_connections_refused_total": "Connections closed at once because ingress.connections_max were open.",
+    "fraudgate_connections_broken_total": "Connections closed because the peer broke HTTP/2, TLS or a limit.",
+    "fraudgate_connections_stalled_total": "Connections closed because the peer did not read, ping or shake hands.",
     "fraudgate_batch_log_dropped_total": "Batches that the batch log dropped because its writer lagged behind.",
 }
 """Every named total and its help text; all of them are exported from the start, at 0."""
@@ -57,6 +62,10 @@ class Recorder:
 
     def record_one(self, stage: str, value_ns: int) -> None:
         self._views[stage][index_of(value_ns)] += 1
+
+    def cells(self, stage: str) -> Int64:
+        """The recording array of a stage, int64[CELLS], for native code that counts into it by itself."""
+        return self._cells[stage]
 
     def since_start(self) -> dict[str, Distribution]:
         """A copy of every stage, over all time."""
@@ -106,6 +115,7 @@ class Counters:
         self._refusals: dict[str, int] = {}
         self._batch_rows = [0] * (BATCH_ROWS_MAX + 1)
         self._totals = dict.fromkeys(TOTALS, 0)
+        self._sources: list[Callable[[], Mapping[str, int]]] = []
 
     def __repr__(self) -> str:
         refused = sum(self._refusals.values())
@@ -129,6 +139,17 @@ class Counters:
         """Add to a total named in ``TOTALS``; KeyError for another name."""
         self._totals[name] += n
 
+    def add_source(self, source: Callable[[], Mapping[str, int]]) -> None:
+        """Count what native code counts, too: refusals by reason, and totals named in ``TOTALS``, since its start."""
+        self._sources.append(source)
+
     def copy(self) -> CountersCopy:
+        refusals, totals = dict(self._refusals), dict(self._totals)
+        for source in self._sources:
+            for name, n in source().items():
+                if name in totals:
+                    totals[name] += n
+                elif n:
+                    refusals[name] = refusals.get(name, 0) + n
         decisions = {(d, f): self._decisions[d << 3 | f] for d in Decision for f in Fallback}
-        return CountersCopy(decisions, dict(self._refusals), tuple(self._batch_rows), dict(self._totals))
+        return CountersCopy(decisions, refusals, tuple(self._batch_rows), totals)

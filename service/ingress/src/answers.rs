@@ -1,5 +1,218 @@
-use pyo3::prelude::*;
+//! Answer rows to the bytes that clients get, as ``fraudgate.frontend.codec.Renderer`` makes them.
+//!
+//! What varies from row to row (the head) is written here; what an edition and a bit set fix (the tail: reasons, rules
+//! fired, model, rule-set version) comes encoded from Python, once. Protobuf defines the concatenation of two encodings
+//! as their merge, so head + tail is the whole message.
 
-pub fn register(_module: &Bound<'_, PyModule>) -> PyResult<()> {
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::io::Write;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use prost::encoding::{encode_varint, encoded_len_varint};
+
+use crate::answer_rows::AnswerRow;
+pub use crate::renderer::register;
+use crate::wire::{delimited_tag, fixed32_tag, varint_tag};
+
+/// Tails that are kept: every combination that fires in practice; a bound all the same.
+pub const TAILS_MAX: usize = 4096;
+
+/// What the rules and the engine of a decision fix: its edition and its bit set.
+type Key = (u32, u64);
+
+#[derive(Debug)]
+struct Tail {
+    run_id: Box<str>,
+    body: Bytes,
+}
+
+/// The tails known so far, by edition and bit set, each beside its edition's run id.
+#[derive(Debug, Default)]
+pub struct Tails {
+    known: HashMap<Key, Tail>,
+}
+
+impl Tails {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The (edition, rules) of decided rows that ``put`` has yet to give, each once.
+    ///
+    /// Call it before ``put`` with at most ``TAILS_MAX`` rows at a time: when the tails would outgrow their bound, all
+    /// are forgotten here and asked for anew, so that ``put`` forgets none that these rows need.
+    pub fn missing(&mut self, rows: &[AnswerRow]) -> Vec<Key> {
+        let missing = self.unknown(rows);
+        if self.known.len() + missing.len() <= TAILS_MAX {
+            return missing;
+        }
+        self.known.clear();
+        self.unknown(rows)
+    }
+
+    /// Keeps the encoded tail of (edition, rules) and the edition's run id.
+    pub fn put(&mut self, edition: u32, rules: u64, run_id: &str, body: Bytes) {
+        if self.known.len() >= TAILS_MAX {
+            self.known.clear();
+        }
+        self.known.insert((edition, rules), Tail { run_id: run_id.into(), body });
+    }
+
+    fn unknown(&self, rows: &[AnswerRow]) -> Vec<Key> {
+        let mut missing = Vec::new();
+        let mut seen = HashSet::new();
+        for row in rows.iter().filter(|row| row.is_decided()) {
+            if !self.known.contains_key(&row.key()) && seen.insert(row.key()) {
+                missing.push(row.key());
+            }
+        }
+        missing
+    }
+}
+
+/// The tail of a row was never put: a mistake of ours, told apart from a panic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TailMissing;
+
+impl fmt::Display for TailMissing {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("the tail of a decided row is not there")
+    }
+}
+
+impl std::error::Error for TailMissing {}
+
+/// The fields of a ScoreResponse that the head holds.
+mod tags {
+    use super::*;
+    pub const TRANSACTION_ID: u32 = delimited_tag(1);
+    pub const DECISION: u32 = varint_tag(2);
+    pub const SCORE: u32 = fixed32_tag(3);
+    pub const FALLBACK: u32 = varint_tag(8);
+    pub const DECISION_ID: u32 = delimited_tag(9);
+    pub const TIMINGS: u32 = delimited_tag(10);
+    /// Of ScoreResult.
+    pub const RESULT_RESPONSE: u32 = delimited_tag(2);
+    pub const RESULT_ERROR: u32 = delimited_tag(3);
+}
+
+const SMALL_FIELDS_BYTES_MAX: usize = 2 + 5 + 2; // decision and fallback below 128, score
+const SEQUENCE_BYTES_MAX: usize = 18; // "-", sign, 16 hexadecimal digits
+const TIMINGS_BYTES_MAX: usize = 5 * 11 + 4; // five int64 and an uint16
+
+/// Appends the ScoreResponse of a decided row, without gRPC's framing.
+///
+/// The row's tail must have been put. Fields of value 0 are left out, as protobuf does, but for the score, which has
+/// presence.
+pub fn render(row: &AnswerRow, transaction_id: &str, tails: &Tails, out: &mut BytesMut) -> Result<(), TailMissing> {
+    let tail = tails.known.get(&row.key()).ok_or(TailMissing)?;
+    let texts_bytes = transaction_id.len() + tail.run_id.len() + tail.body.len();
+    out.reserve(texts_bytes + SMALL_FIELDS_BYTES_MAX + SEQUENCE_BYTES_MAX + TIMINGS_BYTES_MAX + 24); // tags, sizes
+    put_text(tags::TRANSACTION_ID, transaction_id.as_bytes(), out);
+    put_number(tags::DECISION, row.decision.into(), out);
+    if row.scored {
+        put_tag(tags::SCORE, out);
+        out.put_f32_le(row.score);
+    }
+    put_number(tags::FALLBACK, row.fallback.into(), out);
+    put_decision_id(&tail.run_id, row.sequence, out);
+    put_timings(row, out);
+    out.put_slice(&tail.body);
     Ok(())
+}
+
+/// How one row of a ScoreBatch or a ScoreStream ended.
+#[derive(Debug, Clone, Copy)]
+pub enum End<'a> {
+    /// With an encoded ScoreResponse.
+    Response(&'a [u8]),
+    /// With an encoded google.rpc.Status.
+    Error(&'a [u8]),
+}
+
+/// Appends a ScoreResult.
+pub fn result(transaction_id: &str, end: End<'_>, out: &mut BytesMut) {
+    put_text(tags::TRANSACTION_ID, transaction_id.as_bytes(), out);
+    let (tag, body) = match end {
+        End::Response(body) => (tags::RESULT_RESPONSE, body),
+        End::Error(body) => (tags::RESULT_ERROR, body),
+    };
+    put_bytes(tag, body, out);
+}
+
+/// Bytes that ``result`` appends.
+pub fn result_bytes(transaction_id: &str, end: End<'_>) -> usize {
+    let (End::Response(body) | End::Error(body)) = end;
+    let id = if transaction_id.is_empty() { 0 } else { delimited_bytes(transaction_id.len()) };
+    id + delimited_bytes(body.len())
+}
+
+/// Appends a ScoreResult as one entry of a ScoreBatchResponse.
+pub fn batch_entry(transaction_id: &str, end: End<'_>, out: &mut BytesMut) {
+    let size = result_bytes(transaction_id, end);
+    out.reserve(delimited_bytes(size));
+    put_tag(delimited_tag(1), out);
+    encode_varint(size as u64, out);
+    result(transaction_id, end, out);
+}
+
+fn put_decision_id(run_id: &str, sequence: i64, out: &mut BytesMut) {
+    let mut text = [0; SEQUENCE_BYTES_MAX];
+    let mut rest = text.as_mut_slice();
+    let sign = if sequence < 0 { "-" } else { "" };
+    write!(rest, "-{sign}{:x}", sequence.unsigned_abs()).expect("a dash, a sign and sixteen digits fit");
+    let unused = rest.len();
+    let sequence = &text[..SEQUENCE_BYTES_MAX - unused];
+    put_tag(tags::DECISION_ID, out);
+    encode_varint((run_id.len() + sequence.len()) as u64, out);
+    out.put_slice(run_id.as_bytes());
+    out.put_slice(sequence);
+}
+
+fn put_timings(row: &AnswerRow, out: &mut BytesMut) {
+    let fields = [
+        row.taken_up_ns.wrapping_sub(row.arrival_ns),
+        row.gathered_ns.wrapping_sub(row.taken_up_ns),
+        row.inferred_ns.wrapping_sub(row.gathered_ns),
+        row.answered_ns.wrapping_sub(row.inferred_ns),
+        row.answered_ns.wrapping_sub(row.arrival_ns),
+        row.batch_rows.into(),
+    ];
+    put_tag(tags::TIMINGS, out);
+    let size_at = out.len();
+    out.put_u8(0);
+    for (field_number, value) in (1..).zip(fields) {
+        put_number(varint_tag(field_number), value, out);
+    }
+    out[size_at] = (out.len() - size_at - 1) as u8; // at most TIMINGS_BYTES_MAX, so one byte of varint
+}
+
+fn put_number(tag: u32, value: i64, out: &mut BytesMut) {
+    if value != 0 {
+        put_tag(tag, out);
+        encode_varint(value as u64, out);
+    }
+}
+
+fn put_text(tag: u32, text: &[u8], out: &mut BytesMut) {
+    if !text.is_empty() {
+        put_bytes(tag, text, out);
+    }
+}
+
+fn put_bytes(tag: u32, body: &[u8], out: &mut BytesMut) {
+    out.reserve(delimited_bytes(body.len()));
+    put_tag(tag, out);
+    encode_varint(body.len() as u64, out);
+    out.put_slice(body);
+}
+
+/// Field numbers up to 15 make tags of one byte.
+fn put_tag(tag: u32, out: &mut BytesMut) {
+    out.put_u8(tag as u8);
+}
+
+fn delimited_bytes(size: usize) -> usize {
+    1 + encoded_len_varint(size as u64) + size
 }

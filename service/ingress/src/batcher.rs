@@ -1,5 +1,212 @@
+//! The dynamic batcher, as ``fraudgate.batching.batcher`` has it. It does no IO and reads no clock.
+//!
+//! Latency contract: an entry waits in the open batch for at most ``gate_ns``, and for less when the batch fills.
+//! Boundaries are a pure function of the arrival order and the stamps, whenever and however one polls.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::str::FromStr;
+
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-pub fn register(_module: &Bound<'_, PyModule>) -> PyResult<()> {
-    Ok(())
+/// Which instants close a batch that is not full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// ``gate_ns`` after its first entry arrived.
+    Fixed,
+    /// Also as soon as the engine is idle.
+    Eager,
+}
+
+impl FromStr for Policy {
+    type Err = Unbatchable;
+
+    fn from_str(name: &str) -> Result<Self, Unbatchable> {
+        match name {
+            "fixed" => Ok(Self::Fixed),
+            "eager" => Ok(Self::Eager),
+            _ => Err(Unbatchable("the policy is fixed or eager")),
+        }
+    }
+}
+
+/// Sizes that no batcher can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unbatchable(&'static str);
+
+impl fmt::Display for Unbatchable {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.0)
+    }
+}
+
+impl std::error::Error for Unbatchable {}
+
+/// Entries in arrival order, 1..batch_rows_max of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Closed<E> {
+    pub entries: Vec<E>,
+    /// The instant the boundary was drawn at, a function of stamps alone: the last entry's stamp when the batch filled,
+    /// the gate when the gate closed it, the idle instant under ``Eager``.
+    pub closed_ns: i64,
+    /// The instant the engine fell idle, when that closed the batch; else 0. Part of the log.
+    pub idle_ns: i64,
+}
+
+/// Collects entries into batches of at most ``batch_rows_max``.
+#[derive(Debug)]
+pub struct Batcher<E> {
+    gate_ns: i64,
+    batch_rows_max: usize,
+    queue_rows_max: usize,
+    policy: Policy,
+    rows: usize,
+    drops: u64,
+    open: Vec<E>,
+    closed: VecDeque<Closed<E>>,
+    gate_at_ns: i64,
+    last_ns: i64,
+}
+
+impl<E> Batcher<E> {
+    /// ``gate_ns`` >= 1 and 1 <= ``batch_rows_max`` <= ``queue_rows_max``.
+    pub fn new(
+        gate_ns: i64,
+        batch_rows_max: usize,
+        queue_rows_max: usize,
+        policy: Policy,
+    ) -> Result<Self, Unbatchable> {
+        if gate_ns < 1 || batch_rows_max < 1 || batch_rows_max > queue_rows_max {
+            return Err(Unbatchable("need gate_ns >= 1 and 1 <= batch_rows_max <= queue_rows_max"));
+        }
+        Ok(Self {
+            gate_ns,
+            batch_rows_max,
+            queue_rows_max,
+            policy,
+            rows: 0,
+            drops: 0,
+            open: Vec::new(),
+            closed: VecDeque::new(),
+            gate_at_ns: 0,
+            last_ns: 0,
+        })
+    }
+
+    /// Entries that wait: the open batch and the closed ones not yet polled.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Entries refused because the queue was full.
+    pub fn drops(&self) -> u64 {
+        self.drops
+    }
+
+    /// Takes an entry stamped ``now_ns``; gives it back, counted, when ``queue_rows_max`` entries wait already.
+    ///
+    /// A stamp before an earlier one is raised to it: order decides, and stamps never decrease.
+    pub fn add(&mut self, entry: E, now_ns: i64) -> Result<(), E> {
+        if self.rows >= self.queue_rows_max {
+            self.drops += 1;
+            return Err(entry);
+        }
+        let now_ns = now_ns.max(self.last_ns);
+        self.last_ns = now_ns;
+        if !self.open.is_empty() && now_ns >= self.gate_at_ns {
+            self.close(self.gate_at_ns, 0);
+        }
+        if self.open.is_empty() {
+            self.gate_at_ns = now_ns.saturating_add(self.gate_ns);
+        }
+        self.open.push(entry);
+        self.rows += 1;
+        if self.open.len() == self.batch_rows_max {
+            self.close(now_ns, 0);
+        }
+        Ok(())
+    }
+
+    /// The oldest closed batch, or None. Call again until None.
+    ///
+    /// No entry that is added later may be stamped before ``now_ns``: one clock stamps and polls. ``idle``: the engine
+    /// is idle at ``now_ns``; closes the open batch under ``Eager``.
+    pub fn poll(&mut self, now_ns: i64, idle: bool) -> Option<Closed<E>> {
+        if self.closed.is_empty() && !self.open.is_empty() {
+            if now_ns >= self.gate_at_ns {
+                self.close(self.gate_at_ns, 0);
+            } else if idle && self.policy == Policy::Eager {
+                self.last_ns = self.last_ns.max(now_ns);
+                self.close(self.last_ns, self.last_ns);
+            }
+        }
+        let batch = self.closed.pop_front()?;
+        self.rows -= batch.entries.len();
+        Some(batch)
+    }
+
+    /// When to poll next: at once (0) when a batch is closed, else the gate of the open one, else None.
+    pub fn next_deadline_ns(&self) -> Option<i64> {
+        if !self.closed.is_empty() { Some(0) } else { (!self.open.is_empty()).then_some(self.gate_at_ns) }
+    }
+
+    /// Draws the boundary now, whatever the gate says: the drain uses it, after which nothing is added.
+    pub fn close_open(&mut self, now_ns: i64) {
+        if !self.open.is_empty() {
+            self.close(now_ns.max(self.last_ns), 0);
+        }
+    }
+
+    fn close(&mut self, closed_ns: i64, idle_ns: i64) {
+        let next = Vec::with_capacity(self.open.len()); // traffic is steady: as many as this time
+        let entries = std::mem::replace(&mut self.open, next);
+        self.closed.push_back(Closed { entries, closed_ns, idle_ns });
+    }
+}
+
+/// The batcher over integers, for the test that holds it to the Python one.
+#[pyclass(name = "Batcher", module = "fraudgate_ingress")]
+struct IntegerBatcher(Batcher<i64>);
+
+#[pymethods]
+impl IntegerBatcher {
+    #[new]
+    #[pyo3(signature = (gate_ns, batch_rows_max, queue_rows_max, policy = "fixed"))]
+    fn new(gate_ns: i64, batch_rows_max: usize, queue_rows_max: usize, policy: &str) -> PyResult<Self> {
+        let batcher = policy.parse().and_then(|policy| Batcher::new(gate_ns, batch_rows_max, queue_rows_max, policy));
+        batcher.map(Self).map_err(|unbatchable| PyValueError::new_err(unbatchable.to_string()))
+    }
+
+    #[getter]
+    fn rows(&self) -> usize {
+        self.0.rows()
+    }
+
+    #[getter]
+    fn drops(&self) -> u64 {
+        self.0.drops()
+    }
+
+    fn add(&mut self, entry: i64, now_ns: i64) -> bool {
+        self.0.add(entry, now_ns).is_ok()
+    }
+
+    /// (entries, closed_ns, idle_ns) of the oldest closed batch, or None.
+    #[pyo3(signature = (now_ns, idle = false))]
+    fn poll(&mut self, now_ns: i64, idle: bool) -> Option<(Vec<i64>, i64, i64)> {
+        self.0.poll(now_ns, idle).map(|batch| (batch.entries, batch.closed_ns, batch.idle_ns))
+    }
+
+    fn next_deadline_ns(&self) -> Option<i64> {
+        self.0.next_deadline_ns()
+    }
+
+    fn close_open(&mut self, now_ns: i64) {
+        self.0.close_open(now_ns);
+    }
+}
+
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<IntegerBatcher>()
 }

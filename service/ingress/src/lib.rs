@@ -5,13 +5,19 @@
 
 use pyo3::prelude::*;
 
+pub mod answer_rows;
 pub mod answers;
 pub mod batcher;
 pub mod columns;
+mod decoding;
+pub mod digest;
 pub mod kernels;
 pub mod load;
+pub mod renderer;
+pub mod rows;
 pub mod server;
 pub mod transaction;
+pub mod wire;
 
 #[pymodule]
 fn fraudgate_ingress(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -1,5 +1,26 @@
-use pyo3::prelude::*;
+//! The server: what accepts, decodes, admits, batches and answers.
 
-pub fn register(_module: &Bound<'_, PyModule>) -> PyResult<()> {
-    Ok(())
-}
+mod bell;
+mod clock;
+mod connection;
+mod counts;
+mod dispatch;
+mod front;
+mod gate;
+mod guard;
+mod ingress;
+mod listener;
+mod many;
+mod message;
+mod refusal;
+mod reply;
+mod request;
+mod respond;
+mod results;
+mod settings;
+mod side;
+mod socket;
+mod thread;
+mod unary;
+
+pub use ingress::register;

@@ -1,0 +1,142 @@
+"""The native front end: ScoringService in Rust, on a thread of its own that never takes the interpreter lock. It
+accepts, decodes, admits, batches and answers, and rings when a batch is ready. No Python runs per request.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from grpc_health.v1 import health
+
+from fraudgate.clock import monotonic_ns
+from fraudgate.config import Config
+from fraudgate.editions import Editions
+from fraudgate.errors import ConfigError
+from fraudgate.frontend import refusals
+from fraudgate.frontend.native_door import NativeDoor, wire
+from fraudgate.frontend.side import SideDoor
+from fraudgate.latency.recorder import Counters, Recorder
+from fraudgate.limits import BATCH_ROWS_MAX, MESSAGE_BYTES_MAX, SCORE_BATCH_ROWS_MAX, SECOND_NS, STREAM_UNANSWERED_MAX
+from fraudgate.pipeline import Pipeline
+from fraudgate.transaction import ANSWER_DTYPE
+
+try:
+    import fraudgate_ingress as crate
+except ImportError:
+    crate = None
+
+INSTALLED = crate is not None
+"""Whether the wheel fraudgate-ingress is here."""
+
+
+class NativeFrontend:
+    """The data plane in Rust: see ``frontend.aio.AioFrontend`` for the reference."""
+
+    name = "native"
+
+    def __init__(
+        self,
+        config: Config,
+        pipeline: Pipeline,
+        editions: Editions,
+        recorder: Recorder,
+        counters: Counters,
+        health_servicer: health.aio.HealthServicer,
+        services: list[str],
+    ) -> None:
+        """Bind the address. Raises ConfigError."""
+        assert crate is not None, "the caller has looked at INSTALLED"
+        crate.check_answer_layout(ANSWER_DTYPE.itemsize, answer_layout())
+        try:
+            self._native: Any = crate.Ingress(settings(config), refusal_table(), recorder.cells("respond"))
+        except OSError as error:
+            address = config.server.data_address
+            raise ConfigError(f"cannot listen on {address}: is another server running there? ({error})") from error
+        except ValueError as error:
+            raise ConfigError(f"[tls]: {error}") from error
+        self.door = NativeDoor(self._native, pipeline, editions, counters, monotonic_ns, config.batching.policy)
+        self._side = SideDoor(self._native, health_servicer, services)
+        self._loop = asyncio.get_running_loop()
+        counters.add_source(self._native.counts)
+
+    async def start(self) -> int:
+        """Start to accept. Returns the port."""
+        self._loop.add_reader(self._native.fileno(), self._rung)
+        self.door.shell.wake()
+        self._native.start()
+        port: int = self._native.port
+        return port
+
+    def _rung(self) -> None:
+        self._native.quiet()
+        self.door.shell.wake()
+        self._side.hear()
+
+    def end_streams(self) -> None:
+        """Read no stream any further: each finishes what was read and ends UNAVAILABLE."""
+        self._native.end_streams()
+
+    async def stop(self, patience_seconds: float) -> None:
+        """Close the port, say GOAWAY, give open calls that long and end."""
+        await self._loop.run_in_executor(None, self._native.stop, patience_seconds)
+        self._loop.remove_reader(self._native.fileno())
+
+
+def settings(config: Config, echo: bytes | None = None) -> Mapping[str, Any]:
+    """What the crate is configured with. ``echo``: answer with these bytes and do nothing else."""
+    batching, ingress = config.batching, config.ingress
+    return {
+        "address": config.server.data_address.replace("localhost:", "127.0.0.1:"),
+        "gate_ns": batching.gate_ns,
+        "batch_rows_max": BATCH_ROWS_MAX,
+        "queue_rows_max": batching.queue_rows_max,
+        "eager": batching.policy == "eager",
+        "budget_ns": batching.budget_ns,
+        "message_bytes_max": MESSAGE_BYTES_MAX,
+        "score_batch_rows_max": SCORE_BATCH_ROWS_MAX,
+        "stream_unanswered_max": STREAM_UNANSWERED_MAX,
+        "streams_max": config.server.streams_max,
+        "connections_max": ingress.connections_max,
+        "header_list_bytes_max": ingress.header_list_bytes_max,
+        "reset_streams_max": ingress.reset_streams_max,
+        "handshake_ns_max": int(ingress.handshake_seconds_max * SECOND_NS),
+        "message_ns_max": int(ingress.message_seconds_max * SECOND_NS),
+        "keepalive_ns": int(ingress.keepalive_seconds * SECOND_NS),
+        "keepalive_ns_max": int(ingress.keepalive_seconds_max * SECOND_NS),
+        "write_stall_ns_max": int(ingress.write_stall_seconds_max * SECOND_NS),
+        "tls": _tls(config),
+        "echo": echo,
+    }
+
+
+def _tls(config: Config) -> Mapping[str, bytes | None] | None:
+    tls = config.tls
+    if not tls.cert:
+        return None
+    return {
+        "cert": Path(tls.cert).read_bytes(),
+        "key": Path(tls.key).read_bytes(),
+        "client_ca": Path(tls.client_ca).read_bytes() if tls.client_ca else None,
+    }
+
+
+def refusal_table() -> Mapping[str, tuple[int, str, bytes, bool]]:
+    """The statuses that the native door gives by itself."""
+    table = {
+        "queue_full": refusals.QUEUE_FULL,
+        "budget": refusals.BUDGET_SPENT,
+        "deadline": refusals.DEADLINE,
+        "draining": refusals.DRAINING,
+        "internal": refusals.INTERNAL,
+        "undecodable": refusals.UNDECODABLE,
+        "missing": refusals.MISSING,
+        "rows": refusals.ROWS,
+    }
+    return {name: wire(refusal) for name, refusal in table.items()}
+
+
+def answer_layout() -> Mapping[str, tuple[str, int]]:
+    """(NumPy type, offset) of each field of an answer row."""
+    fields: Mapping[str, Any] = ANSWER_DTYPE.fields or {}
+    return {name: (field[0].str, field[1]) for name, field in fields.items()}

@@ -1,0 +1,134 @@
+"""The Python side of the native front end's door: pulls one batch at a time, scores it and hands the answers back."""
+
+import logging
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from fraudgate.batching.batcher import Policy
+from fraudgate.batching.shell import BatchRunner
+from fraudgate.clock import Clock
+from fraudgate.editions import Editions
+from fraudgate.frontend import refusals
+from fraudgate.frontend.codec import Renderer
+from fraudgate.frontend.refusals import Refusal
+from fraudgate.latency.recorder import Counters
+from fraudgate.pipeline import Pipeline
+from fraudgate.transaction import ENTITIES, REQUEST_SCHEMA, Answers, Columns, Status
+
+_log = logging.getLogger(__name__)
+_import_batch = pa.RecordBatch._import_from_c
+
+
+def wire(refusal: Refusal) -> tuple[int, str, bytes, bool]:
+    """A refusal as the native side takes it: code, message, google.rpc.Status, whether that has details."""
+    status = refusal.to_status()
+    return refusal.status, refusal.message, status.SerializeToString(), bool(status.details)
+
+
+class NativeBatches:
+    """The native batcher as a ``BatchRunner`` sees it. It rings its bell when there is something to poll."""
+
+    def __init__(self, native: Any, policy: Policy) -> None:
+        self._native = native
+        self.policy: Policy = policy
+        self.poll = native.take
+
+    @property
+    def rows(self) -> int:
+        rows: int = self._native.rows
+        return rows
+
+    def next_deadline_ns(self) -> None:
+        """None: the native side keeps the gate's timer."""
+
+    def close_open(self, now_ns: int) -> None:
+        self._native.close_open(now_ns)
+
+
+class NativeDoor:
+    """Admission, batching and replies of the native front end over one pipeline."""
+
+    def __init__(
+        self,
+        native: Any,
+        pipeline: Pipeline,
+        editions: Editions,
+        counters: Counters,
+        clock: Clock,
+        policy: Policy,
+    ) -> None:
+        self._native = native
+        self._pipeline = pipeline
+        self._renderer = Renderer(editions)
+        self._counters = counters
+        self._closed: Refusal | None = None
+        self.shell: BatchRunner[Any] = BatchRunner(NativeBatches(native, policy), self._run_batch, clock)
+
+    @property
+    def batch_ns(self) -> int:
+        """How long one batch runs, nanoseconds: set by the warm-up, then a moving average."""
+        batch_ns: int = self._native.batch_ns
+        return batch_ns
+
+    @batch_ns.setter
+    def batch_ns(self, batch_ns: int) -> None:
+        self._native.batch_ns = batch_ns
+
+    @property
+    def closed(self) -> Refusal | None:
+        """Set once every new call is refused: the server is draining."""
+        return self._closed
+
+    @closed.setter
+    def closed(self, refusal: Refusal) -> None:
+        assert refusal is refusals.DRAINING, "the native door closes for good"
+        self._closed = refusal
+        self._native.close()
+
+    async def _run_batch(self, batch: Any) -> None:
+        """Score one closed batch and hand its answers back, whatever happens."""
+        native = batch.columns
+        try:
+            columns = opened(native)
+            record = _import_batch(native.arrow_address(), REQUEST_SCHEMA)
+            answers = await self._pipeline.score(record, batch.closed_ns, batch.idle_ns, columns)
+            refused = self._refused(batch, columns, answers) if answers["status"].any() else []
+            self._native.answer(batch, answers.tobytes(), refused, self._renderer.tail)
+        except Exception:  # the batch must end: its callers get INTERNAL and may retry with the same ids
+            _log.exception("a batch of %d failed", native.rows)
+            self._counters.count_refusal("internal", native.rows)
+            self._native.fail(batch)
+
+    @staticmethod
+    def _refused(batch: Any, columns: Columns, answers: Answers) -> list[tuple[int, tuple[int, str, bytes, bool]]]:
+        refused = []
+        for row in answers["status"].nonzero()[0].tolist():
+            status, problem = Status(answers[row]["status"]), int(answers[row]["error_field"])
+            if status == Status.INVALID_ARGUMENT:
+                attributes = columns.attributes[row] if columns.attributes else {}
+                refusal = refusals.invalid_problem(problem, batch.prefix(row), attributes)
+            elif status == Status.ALREADY_EXISTS:
+                refusal = refusals.conflict(columns.transaction_id[row])
+            else:
+                refusal = refusals.BY_STATUS[status]
+            refused.append((row, wire(refusal)))
+        return refused
+
+
+def opened(native: Any) -> Columns:
+    """The columns of a native batch: texts as lists, numbers as views of the batch's own memory."""
+    texts = native.texts
+    event_time_ns, amount_minor, arrival_ns, deadline_ns = np.frombuffer(native, np.int64).reshape(4, -1)
+    return Columns(
+        rows=native.rows,
+        transaction_id=texts(0),
+        currency=texts(1),
+        event_time_ns=event_time_ns,
+        amount_minor=amount_minor,
+        ids={name: texts(column) for column, name in enumerate(ENTITIES, 2)},
+        attributes=native.attributes(),
+        arrival_ns=arrival_ns,
+        deadline_ns=deadline_ns,
+    )

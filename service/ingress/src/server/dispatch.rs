@@ -1,0 +1,81 @@
+//! Answers on their way out: Python hands over the answer rows of a batch, the IO thread renders and sends them.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use bytes::{BufMut, BytesMut};
+use tokio::sync::mpsc;
+
+use super::clock::monotonic_ns;
+use super::counts::Counted;
+use super::front::{Entry, Front, Reply};
+use super::many;
+use super::refusal::Refusal;
+use super::reply;
+use crate::answer_rows::AnswerRow;
+use crate::answers::{self, End, TailMissing, Tails};
+
+/// A batch that Python has decided, or given up.
+pub struct Answered {
+    pub entries: Vec<Entry>,
+    /// One for each entry; those of refused entries are not looked at.
+    pub rows: Vec<AnswerRow>,
+    /// By row, ascending.
+    pub refusals: Vec<(usize, Refusal)>,
+    /// When Python handed the batch over.
+    pub built_ns: i64,
+}
+
+/// Send answers as they come, until the front end ends.
+pub async fn run(front: Arc<Front>, mut answered: mpsc::UnboundedReceiver<Answered>) {
+    while let Some(batch) = answered.recv().await {
+        if catch_unwind(AssertUnwindSafe(|| send(&front, batch))).is_err() {
+            front.counts.count(Counted::Panic); // the batch's streams are reset by being dropped
+        }
+    }
+}
+
+fn send(front: &Front, batch: Answered) {
+    let mut refusals = batch.refusals.into_iter().peekable();
+    let mut decided = 0;
+    let tails = front.tails.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let mut frames = BytesMut::with_capacity(512 * batch.rows.len());
+    let now_ns = monotonic_ns();
+    for (place, (mut entry, row)) in batch.entries.into_iter().zip(&batch.rows).enumerate() {
+        if let Some((_, refusal)) = refusals.next_if(|(refused, _)| *refused == place) {
+            refuse(entry, &refusal);
+        } else if entry.deadline_ns > 0 && entry.deadline_ns <= now_ns {
+            refuse(entry, &front.refusals.deadline); // decided and kept: the retry gets it
+        } else if answer(&mut entry, row, &tails, &mut frames).is_ok() {
+            decided += 1;
+        } else {
+            front.counts.count(Counted::Internal); // decided and kept: the retry gets it
+            refuse(entry, &front.refusals.internal);
+        }
+    }
+    front.respond.record(monotonic_ns() - batch.built_ns, decided);
+}
+
+fn refuse(entry: Entry, refusal: &Refusal) {
+    match entry.reply {
+        Reply::Unary(mut respond) => drop(reply::refuse(&mut respond, refusal)), // Gone: nobody waits
+        Reply::Row(slot) => slot.put(many::result(entry.transaction.id(), End::Error(&refusal.status))),
+        Reply::Sent => (),
+    }
+}
+
+fn answer(entry: &mut Entry, row: &AnswerRow, tails: &Tails, frames: &mut BytesMut) -> Result<(), TailMissing> {
+    let id = entry.transaction.id();
+    frames.put_slice(&[0; reply::PREFIX_BYTES]);
+    answers::render(row, id, tails, frames).inspect_err(|_| frames.clear())?;
+    let mut frame = frames.split();
+    match std::mem::replace(&mut entry.reply, Reply::Sent) {
+        Reply::Unary(mut respond) => {
+            reply::put_prefix(&mut frame);
+            drop(reply::answer(&mut respond, frame.freeze(), row.replayed)); // Gone: the answer is kept for the retry
+        }
+        Reply::Row(slot) => slot.put(many::result(id, End::Response(&frame[reply::PREFIX_BYTES..]))),
+        Reply::Sent => (),
+    }
+    Ok(())
+}

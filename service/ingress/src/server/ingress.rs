@@ -1,0 +1,295 @@
+//! What Python sees: an `Ingress` that it pulls batches from and pushes answers to.
+
+use std::collections::HashMap;
+use std::os::fd::RawFd;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Waker};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use pyo3::buffer::PyBuffer;
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyString};
+use tokio::sync::{mpsc, watch};
+
+use super::clock::{self, monotonic_ns};
+use super::dispatch::Answered;
+use super::front::{Entry, Front, Reply};
+use super::listener::{self, Listener};
+use super::refusal::Refusal;
+use super::respond::Respond;
+use super::settings::{Refusals, Settings};
+use super::side::Event;
+use super::thread::{self, Stop};
+use crate::answer_rows::{AnswerRow, ROW_BYTES};
+use crate::answers::Tails;
+use crate::columns::Columns;
+use crate::rows::Rows;
+
+/// The `deadline_ns` of a row whose caller has gone.
+const CANCELLED_NS: i64 = -1;
+
+type Starting = (Listener, Option<tokio_rustls::TlsAcceptor>, mpsc::UnboundedReceiver<Answered>);
+
+/// A front end: listens, accepts, decodes, admits, batches and answers on a thread of its own.
+#[pyclass(frozen)]
+pub struct Ingress {
+    front: Arc<Front>,
+    #[pyo3(get)]
+    port: u16,
+    stop: watch::Sender<Stop>,
+    starting: Mutex<Option<Starting>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// A closed batch that Python has taken, with the replies it owes.
+#[pyclass(frozen)]
+pub struct Batch {
+    #[pyo3(get)]
+    columns: Py<Columns>,
+    #[pyo3(get)]
+    closed_ns: i64,
+    #[pyo3(get)]
+    idle_ns: i64,
+    taken_ns: i64,
+    prefixes: Vec<Option<String>>,
+    entries: Mutex<Option<Vec<Entry>>>,
+}
+
+#[pymethods]
+impl Batch {
+    /// The path of a row's Transaction in its request.
+    fn prefix(&self, row: usize) -> &str {
+        self.prefixes.get(row).and_then(Option::as_deref).unwrap_or("transaction")
+    }
+}
+
+impl Batch {
+    fn entries(&self) -> PyResult<Vec<Entry>> {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.take().ok_or_else(|| PyValueError::new_err("this batch was answered before"))
+    }
+}
+
+#[pymethods]
+impl Ingress {
+    /// Bind the address; nothing is accepted before `start`. `respond`: the recorder's cells of that stage.
+    #[new]
+    fn new(settings: Settings, refusals: Refusals, respond: PyBuffer<i64>) -> PyResult<Self> {
+        let tls = settings.tls.as_ref().map(listener::acceptor).transpose().map_err(PyValueError::new_err)?;
+        let listener = Listener::bind(&settings.address)?;
+        let port = listener.port()?;
+        let (answered, answers) = mpsc::unbounded_channel();
+        let front = Arc::new(Front::new(settings, refusals, Respond::new(respond)?, answered)?);
+        let (stop, _) = watch::channel(Stop::Running);
+        Ok(Self {
+            front,
+            port,
+            stop,
+            starting: Mutex::new(Some((listener, tls, answers))),
+            thread: Mutex::new(None),
+        })
+    }
+
+    /// Start to accept.
+    fn start(&self) -> PyResult<()> {
+        let starting = self.starting.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (listener, tls, answers) = starting.ok_or_else(|| PyRuntimeError::new_err("already started"))?;
+        let thread = thread::start(self.front.clone(), listener, tls, answers, self.stop.subscribe())?;
+        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        Ok(())
+    }
+
+    /// The eventfd to watch: readable when there is something to take or to hear.
+    fn fileno(&self) -> RawFd {
+        self.front.bell.fd()
+    }
+
+    /// Make `fileno()` unreadable until it rings again.
+    fn quiet(&self) {
+        self.front.bell.quiet();
+    }
+
+    /// The oldest closed batch, or None; then the bell rings when there is one. `idle`: no batch is running.
+    fn take(&self, py: Python<'_>, now_ns: i64, idle: bool) -> PyResult<Option<Batch>> {
+        let Some(closed) = self.front.take(now_ns, idle) else { return Ok(None) };
+        let mut entries = closed.entries;
+        let mut prefixes = Vec::new();
+        let rows: Vec<_> = entries
+            .iter_mut()
+            .map(|entry| {
+                let cancelled = gone(&mut entry.reply);
+                prefixes.push(match &entry.reply {
+                    Reply::Unary(_) | Reply::Sent => None,
+                    Reply::Row(slot) => Some(slot.prefix()),
+                });
+                (&entry.transaction, entry.arrival_ns, if cancelled { CANCELLED_NS } else { entry.deadline_ns })
+            })
+            .collect();
+        let columns = Py::new(py, Columns::new(Rows::new(&rows)))?;
+        Ok(Some(Batch {
+            columns,
+            closed_ns: closed.closed_ns,
+            idle_ns: closed.idle_ns,
+            taken_ns: now_ns,
+            prefixes,
+            entries: Mutex::new(Some(entries)),
+        }))
+    }
+
+    /// Answer a batch: `answers` are the bytes of its rows of ANSWER_DTYPE, `refusals` (row, refusal) in row order for the rows
+    /// whose status is not OK. `tail(edition, bits)` gives (run id, encoded tail) of answers not seen before.
+    fn answer(
+        &self,
+        batch: &Batch,
+        answers: &[u8],
+        refusals: Vec<(usize, Refusal)>,
+        tail: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let rows = AnswerRow::read_all(answers)
+            .ok_or_else(|| PyValueError::new_err("the answers are not rows of ANSWER_DTYPE"))?;
+        self.learn_tails(&rows, tail)?;
+        let entries = batch.entries()?;
+        if rows.len() != entries.len() {
+            return Err(PyValueError::new_err(format!("{} answers for {} rows", rows.len(), entries.len())));
+        }
+        self.finish(batch, Answered { entries, rows, refusals, built_ns: monotonic_ns() })
+    }
+
+    /// Give a batch up: every row ends INTERNAL.
+    fn fail(&self, batch: &Batch) -> PyResult<()> {
+        let entries = batch.entries()?;
+        let refusals = (0..entries.len()).map(|row| (row, self.front.refusals.internal.clone())).collect();
+        let rows = vec![AnswerRow::read(&[0; ROW_BYTES]); entries.len()];
+        self.finish(batch, Answered { entries, rows, refusals, built_ns: monotonic_ns() })
+    }
+
+    /// Transactions that wait for a batch or in one.
+    #[getter]
+    fn rows(&self) -> usize {
+        self.front.queue().batcher.rows()
+    }
+
+    /// How long one batch runs, nanoseconds: set by the warm-up, then a moving average.
+    #[getter]
+    fn batch_ns(&self) -> i64 {
+        self.front.queue().batch_ns
+    }
+
+    #[setter]
+    fn set_batch_ns(&self, batch_ns: i64) {
+        self.front.queue().batch_ns = batch_ns;
+    }
+
+    /// Open connections.
+    #[getter]
+    fn connections(&self) -> usize {
+        self.front.connections.load(Ordering::Acquire)
+    }
+
+    /// Refuse every call from now on.
+    fn close(&self) {
+        self.front.close();
+    }
+
+    /// Draw the boundary of the open batch now: the drain uses it, after which nothing is added.
+    fn close_open(&self, now_ns: i64) {
+        self.front.queue().batcher.close_open(now_ns);
+    }
+
+    /// Read no stream any further; each finishes what was read and ends UNAVAILABLE.
+    fn end_streams(&self) {
+        self.front.streams_end.send_replace(true);
+    }
+
+    /// Counts by name, since the start.
+    fn counts(&self) -> HashMap<&'static str, u64> {
+        self.front.counts.named().collect()
+    }
+
+    /// Stop: no new connections, and the open ones get `patience_seconds` for their calls. Waits for the thread.
+    fn stop(&self, py: Python<'_>, patience_seconds: f64) -> PyResult<()> {
+        let patience = Duration::try_from_secs_f64(patience_seconds)
+            .map_err(|error| PyValueError::new_err(error.to_string()))?;
+        self.stop.send_replace(Stop::Within(patience));
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        py.detach(|| thread.is_none_or(|thread| thread.join().is_ok()))
+            .then_some(())
+            .ok_or_else(|| PyRuntimeError::new_err("the front end's thread had panicked"))
+    }
+
+    /// What happened on the side calls: (call, "open" | "message" | "half_close" | "gone", path or message).
+    fn side_events<'py>(&self, py: Python<'py>) -> Vec<(u64, &'static str, Bound<'py, PyAny>)> {
+        let told = |event: Event| match event {
+            Event::Opened(call, path) => (call, "open", PyString::new(py, &path).into_any()),
+            Event::Message(call, body) => (call, "message", PyBytes::new(py, &body).into_any()),
+            Event::HalfClosed(call) => (call, "half_close", PyBytes::new(py, b"").into_any()),
+            Event::Gone(call) => (call, "gone", PyBytes::new(py, b"").into_any()),
+        };
+        self.front.side.events().into_iter().map(told).collect()
+    }
+
+    /// Send a message on a side call.
+    fn side_send(&self, call: u64, body: &[u8]) {
+        self.front.side.send(call, body);
+    }
+
+    /// End a side call; without a refusal it ends OK.
+    #[pyo3(signature = (call, refusal=None))]
+    fn side_end(&self, call: u64, refusal: Option<Refusal>) {
+        self.front.side.end(call, refusal);
+    }
+}
+
+impl Ingress {
+    fn finish(&self, batch: &Batch, answered: Answered) -> PyResult<()> {
+        self.front.finished(monotonic_ns() - batch.taken_ns);
+        let sent = self.front.answered.send(answered);
+        sent.map_err(|_| PyRuntimeError::new_err("the front end's thread has ended"))
+    }
+
+    /// Ask Python for the tails that these rows need and that were not seen before.
+    fn learn_tails(&self, rows: &[AnswerRow], tail: &Bound<'_, PyAny>) -> PyResult<()> {
+        let missing = self.tails().missing(rows);
+        for (edition, bits) in missing {
+            let (run_id, tail): (String, Vec<u8>) = tail.call1((edition, bits))?.extract()?;
+            self.tails().put(edition, bits, &run_id, tail.into());
+        }
+        Ok(())
+    }
+
+    fn tails(&self) -> MutexGuard<'_, Tails> {
+        self.front.tails.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Ingress {
+    fn drop(&mut self) {
+        self.stop.send_replace(Stop::Within(Duration::ZERO));
+        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            drop(thread.join()); // it takes no interpreter lock, so that waiting with ours is safe
+        }
+    }
+}
+
+/// Put the front end's clock ahead of the system's, for tests.
+#[pyfunction]
+fn set_clock_ahead_ns(ahead_ns: i64) {
+    clock::set_ahead_ns(ahead_ns);
+}
+
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<Ingress>()?;
+    module.add_class::<Batch>()?;
+    module.add_function(wrap_pyfunction!(set_clock_ahead_ns, module)?)
+}
+
+fn gone(reply: &mut Reply) -> bool {
+    match reply {
+        Reply::Unary(respond) => respond.poll_reset(&mut Context::from_waker(Waker::noop())).is_ready(),
+        Reply::Row(slot) => slot.cancelled(),
+        Reply::Sent => true,
+    }
+}

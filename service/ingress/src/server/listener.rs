@@ -1,0 +1,181 @@
+//! The listening socket, TLS, and the thread that everything of the front end runs on.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+
+use super::connection;
+use super::counts::Counted;
+use super::front::Front;
+use super::settings::Tls;
+use super::socket::Transport;
+
+/// A socket that listens.
+pub enum Listener {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener),
+}
+
+impl Listener {
+    /// Listen on `HOST:PORT` or `unix:PATH`. A path left by a dead server is taken over, one of a live server refused.
+    pub fn bind(address: &str) -> io::Result<Self> {
+        if let Some(path) = address.strip_prefix("unix:") {
+            let path = PathBuf::from(path);
+            if path.exists() && std::os::unix::net::UnixStream::connect(&path).is_err() {
+                std::fs::remove_file(&path)?;
+            }
+            let listener = std::os::unix::net::UnixListener::bind(path)?;
+            listener.set_nonblocking(true)?;
+            return Ok(Self::Unix(listener));
+        }
+        let listener = std::net::TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        Ok(Self::Tcp(listener))
+    }
+
+    /// The TCP port, 0 for a Unix socket.
+    pub fn port(&self) -> io::Result<u16> {
+        match self {
+            Self::Tcp(listener) => Ok(listener.local_addr()?.port()),
+            Self::Unix(_) => Ok(0),
+        }
+    }
+}
+
+/// The acceptor of `tls`, with ALPN h2 alone.
+pub fn acceptor(tls: &Tls) -> Result<TlsAcceptor, String> {
+    let certificates = certificates(&tls.cert)?;
+    let key = PrivateKeyDer::from_pem_slice(&tls.key).map_err(|error| format!("tls.key: {error}"))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
+    let builder = match &tls.client_ca {
+        None => builder.with_no_client_auth(),
+        Some(client_ca) => {
+            let mut roots = RootCertStore::empty();
+            for certificate in self::certificates(client_ca)? {
+                roots.add(certificate).map_err(|error| format!("tls.client_ca: {error}"))?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+                .build()
+                .map_err(|error| format!("tls.client_ca: {error}"))?;
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let mut config = builder.with_single_cert(certificates, key).map_err(|error| error.to_string())?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match found {
+        Ok(found) if !found.is_empty() => Ok(found),
+        Ok(_) => Err("no certificate in the PEM file".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Accept connections until `drain` turns true; each is a task.
+pub async fn accept(front: Arc<Front>, listener: Listener, tls: Option<TlsAcceptor>, mut drain: watch::Receiver<bool>) {
+    let sockets = match Sockets::new(listener) {
+        Ok(sockets) => sockets,
+        Err(_) => return, // the runtime is going down
+    };
+    loop {
+        let accepted = tokio::select! {
+            accepted = sockets.accept() => accepted,
+            _ = drain.wait_for(|drain| *drain) => return,
+        };
+        let Ok(transport) = accepted else {
+            tokio::time::sleep(Duration::from_millis(20)).await; // out of descriptors: some will come back
+            continue;
+        };
+        if front.connections.load(Ordering::Relaxed) >= front.settings.connections_max {
+            front.counts.count(Counted::ConnectionRefused);
+            continue;
+        }
+        front.counts.count(Counted::Connection);
+        let open = Open::new(front.clone());
+        tokio::spawn(one(open, transport, tls.clone(), drain.clone()));
+    }
+}
+
+/// Counts an open connection, until its task ends, however it ends.
+struct Open(Arc<Front>);
+
+impl Open {
+    fn new(front: Arc<Front>) -> Self {
+        front.connections.fetch_add(1, Ordering::AcqRel);
+        Self(front)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+async fn one(open: Open, transport: Transport, tls: Option<TlsAcceptor>, drain: watch::Receiver<bool>) {
+    let front = &open.0;
+    let transport = match (transport, tls) {
+        (Transport::Tcp(stream), Some(acceptor)) => match secured(front, stream, &acceptor).await {
+            Some(transport) => transport,
+            None => return,
+        },
+        (transport, _) => transport,
+    };
+    connection::serve(front.clone(), transport, drain).await;
+}
+
+async fn secured(front: &Front, stream: TcpStream, acceptor: &TlsAcceptor) -> Option<Transport> {
+    let patience = Duration::from_nanos(front.settings.handshake_ns_max as u64);
+    match tokio::time::timeout(patience, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => Some(Transport::Tls(Box::new(stream))),
+        Ok(_) => {
+            front.counts.count(Counted::ConnectionBroken);
+            None
+        }
+        Err(_) => {
+            front.counts.count(Counted::ConnectionStalled);
+            None
+        }
+    }
+}
+
+enum Sockets {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Sockets {
+    fn new(listener: Listener) -> io::Result<Self> {
+        Ok(match listener {
+            Listener::Tcp(listener) => Self::Tcp(TcpListener::from_std(listener)?),
+            Listener::Unix(listener) => Self::Unix(UnixListener::from_std(listener)?),
+        })
+    }
+
+    async fn accept(&self) -> io::Result<Transport> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                Ok(Transport::Tcp(stream))
+            }
+            Self::Unix(listener) => Ok(Transport::Unix(listener.accept().await?.0)),
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! ScoreBatch() and ScoreStream(): calls of many rows, each call a task.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::poll_fn;
+use h2::SendStream;
+use h2::server::SendResponse;
+
+use super::counts::Counted;
+use super::front::{Entry, Front, Reply};
+use super::message::{Broken, Messages};
+use super::refusal::{Refusal, code};
+use super::reply::{self, Gone};
+use super::results::Results;
+use super::unary::{first_message, refuse, refuse_broken};
+use crate::answers::{self, End};
+use crate::transaction::Transaction;
+
+/// One ScoreBatch(), from its headers to its trailers.
+pub async fn score_batch(
+    front: Arc<Front>,
+    mut messages: Messages,
+    mut respond: Option<SendResponse<Bytes>>,
+    deadline_ns: i64,
+) {
+    let body = match first_message(&front, &mut messages).await.and_then(|body| body.ok_or(Broken::Cut)) {
+        Ok(body) => body,
+        Err(broken) => return refuse_broken(&front, &mut respond, &broken),
+    };
+    let Ok(batch) = Transaction::decode_batch(&body) else {
+        return refuse(&front, &mut respond, Counted::Undecodable, &front.refusals.undecodable);
+    };
+    if !(1..=front.settings.score_batch_rows_max).contains(&batch.rows) {
+        return refuse(&front, &mut respond, Counted::Invalid, &front.refusals.rows);
+    }
+    let Some(mut respond) = respond else { return };
+    if front.is_closed() {
+        front.counts.add(Counted::Unavailable, batch.rows as u64);
+        let _ = reply::refuse(&mut respond, &front.refusals.draining);
+        return;
+    }
+    let results = Results::new(true);
+    admit_rows(&front, &results, batch.transactions, deadline_ns);
+    match all_results(&results, &mut respond).await {
+        Ok(frame) => drop(reply::answer(&mut respond, frame, false)),
+        Err(Ended::Gone) => results.abandon(),
+        Err(Ended::Refused(refusal)) => drop(reply::refuse(&mut respond, &refusal)),
+    }
+}
+
+/// How a call of many rows ends early.
+enum Ended {
+    Gone,
+    Refused(Refusal),
+}
+
+impl From<Gone> for Ended {
+    fn from(_: Gone) -> Self {
+        Ended::Gone
+    }
+}
+
+fn lost() -> Ended {
+    Ended::Refused(Refusal::plain(code::INTERNAL, "a row of the call was lost"))
+}
+
+/// Wait for every row, or for the caller to go. The encoded ScoreBatchResponse with its gRPC prefix.
+async fn all_results(results: &Results, respond: &mut SendResponse<Bytes>) -> Result<Bytes, Ended> {
+    let mut body = BytesMut::new();
+    loop {
+        for result in results.take_ready().map_err(|_| lost())? {
+            put_result(&result, &mut body);
+        }
+        if results.waiting() == 0 {
+            return Ok(reply::framed(&body));
+        }
+        tokio::select! {
+            () = results.changed() => (),
+            _ = poll_fn(|cx| respond.poll_reset(cx)) => return Err(Ended::Gone),
+        }
+    }
+}
+
+/// Admit rows that came together; a refused row has its result at once.
+fn admit_rows(front: &Front, results: &Arc<Results>, transactions: Vec<Transaction>, deadline_ns: i64) {
+    let entries = transactions.into_iter().map(|transaction| Entry {
+        transaction,
+        arrival_ns: 0,
+        deadline_ns,
+        reply: Reply::Row(results.open()),
+    });
+    for (entry, refusal) in front.admit(entries.collect::<Vec<_>>()) {
+        if let Reply::Row(slot) = entry.reply {
+            slot.put(result(entry.transaction.id(), End::Error(&refusal.status)));
+        }
+    }
+}
+
+/// One ScoreStream(): results in request order; it reads no further while too many are unanswered.
+pub async fn score_stream(front: Arc<Front>, messages: Messages, mut respond: SendResponse<Bytes>) {
+    let Ok(mut send) = respond.send_response(reply::head(false), false) else { return };
+    let results = Results::new(false);
+    match converse(&front, messages, &mut send, &results).await {
+        Ok(end) => drop(send.send_trailers(end.map_or_else(reply::ok_trailers, |refusal| refusal.trailers()))),
+        Err(Gone) => results.abandon(),
+    }
+}
+
+/// Read, admit and answer until both ends are through. The refusal that ended the reading, if one did.
+async fn converse(
+    front: &Front,
+    mut messages: Messages,
+    send: &mut SendStream<Bytes>,
+    results: &Arc<Results>,
+) -> Result<Option<Refusal>, Gone> {
+    let mut streams_end = front.streams_end.subscribe();
+    let (mut reading, mut end) = (true, None);
+    loop {
+        let Ok(ready) = results.take_ready() else { return Ok(Some(front.refusals.internal.clone())) };
+        for result in ready {
+            write(send, reply::framed(&result)).await?;
+        }
+        let unanswered = results.waiting();
+        if !reading && unanswered == 0 {
+            return Ok(end);
+        }
+        tokio::select! {
+            biased;
+            _ = streams_end.wait_for(|ended| *ended), if reading => (reading, end) = (false, Some(front.refusals.draining.clone())),
+            message = poll_fn(|cx| messages.poll_next(cx)), if reading && unanswered < front.settings.stream_unanswered_max => {
+                match read(front, results, message)? {
+                    Read::Admitted => (),
+                    Read::Ended(refusal) => (reading, end) = (false, refusal),
+                }
+            }
+            () = results.changed() => (),
+            _ = poll_fn(|cx| send.poll_reset(cx)) => return Err(Gone),
+        }
+    }
+}
+
+enum Read {
+    Admitted,
+    /// No further message is read; with a refusal where that is not the caller's wish.
+    Ended(Option<Refusal>),
+}
+
+fn read(front: &Front, results: &Arc<Results>, message: Result<Option<Bytes>, Broken>) -> Result<Read, Gone> {
+    let undecodable = || {
+        front.counts.count(Counted::Undecodable);
+        Ok(Read::Ended(Some(front.refusals.undecodable.clone())))
+    };
+    let body = match message {
+        Ok(Some(body)) => body,
+        Ok(None) => return Ok(Read::Ended(None)),
+        Err(Broken::Gone) => return Err(Gone),
+        Err(Broken::TooLarge) => {
+            let refusal = Refusal::plain(code::RESOURCE_EXHAUSTED, "message larger than max");
+            return Ok(Read::Ended(Some(refusal)));
+        }
+        Err(_) => return undecodable(),
+    };
+    if front.is_closed() {
+        return Ok(Read::Ended(Some(front.refusals.draining.clone())));
+    }
+    match Transaction::decode_request(&body) {
+        Ok(transaction) => admit_rows(front, results, vec![transaction.unwrap_or_else(Transaction::empty)], 0),
+        Err(_) => return undecodable(),
+    }
+    Ok(Read::Admitted)
+}
+
+/// Send one frame when the peer's window has room for it: a slow reader holds its own results back.
+async fn write(send: &mut SendStream<Bytes>, frame: Bytes) -> Result<(), Gone> {
+    let mut frame = frame;
+    while !frame.is_empty() {
+        send.reserve_capacity(frame.len());
+        let room = poll_fn(|cx| send.poll_capacity(cx)).await.ok_or(Gone)??;
+        send.send_data(frame.split_to(room.min(frame.len())), false)?;
+    }
+    Ok(())
+}
+
+/// An encoded ScoreResult.
+pub fn result(transaction_id: &str, end: End<'_>) -> Bytes {
+    let mut body = BytesMut::with_capacity(answers::result_bytes(transaction_id, end));
+    answers::result(transaction_id, end, &mut body);
+    body.freeze()
+}
+
+/// Append one row's encoded ScoreResult to an encoded ScoreBatchResponse.
+fn put_result(result: &Bytes, body: &mut BytesMut) {
+    prost::encoding::bytes::encode(1, result, body);
+}

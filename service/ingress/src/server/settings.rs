@@ -1,0 +1,73 @@
+//! What Python configures once, before the front end listens.
+
+use bytes::Bytes;
+use pyo3::prelude::*;
+
+use super::refusal::Refusal;
+
+/// Limits and addresses. Times are nanoseconds.
+#[derive(Clone, FromPyObject)]
+#[pyo3(from_item_all)]
+pub struct Settings {
+    /// `HOST:PORT`, or `unix:PATH`.
+    pub address: String,
+    pub gate_ns: i64,
+    pub batch_rows_max: usize,
+    pub queue_rows_max: usize,
+    pub eager: bool,
+    /// 0 = none.
+    pub budget_ns: i64,
+    pub message_bytes_max: usize,
+    pub score_batch_rows_max: usize,
+    pub stream_unanswered_max: usize,
+    /// Concurrent streams of one connection.
+    pub streams_max: u32,
+    pub connections_max: usize,
+    pub header_list_bytes_max: u32,
+    /// Streams of one connection that may be reset before it is closed: rapid resets.
+    pub reset_streams_max: usize,
+    pub handshake_ns_max: i64,
+    /// From a call's headers to the end of its message.
+    pub message_ns_max: i64,
+    pub keepalive_ns: i64,
+    pub keepalive_ns_max: i64,
+    /// How long a peer may leave its answers unread while they do not fit in the socket.
+    pub write_stall_ns_max: i64,
+    pub tls: Option<Tls>,
+    /// Answer every Score() with these bytes as soon as it is decoded: what the transport alone costs.
+    pub echo: Option<Vec<u8>>,
+}
+
+/// PEM texts.
+#[derive(Clone, FromPyObject)]
+#[pyo3(from_item_all)]
+pub struct Tls {
+    pub cert: Vec<u8>,
+    pub key: Vec<u8>,
+    pub client_ca: Option<Vec<u8>>,
+}
+
+/// The contract's table, as far as the door needs it; worded in Python.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub struct Refusals {
+    pub queue_full: Refusal,
+    pub budget: Refusal,
+    pub deadline: Refusal,
+    pub draining: Refusal,
+    pub internal: Refusal,
+    pub undecodable: Refusal,
+    pub missing: Refusal,
+    /// A ScoreBatch with no row or too many.
+    pub rows: Refusal,
+}
+
+/// (code, message, encoded google.rpc.Status, whether that has details)
+impl<'a, 'py> FromPyObject<'a, 'py> for Refusal {
+    type Error = PyErr;
+
+    fn extract(form: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        let (code, message, status, detailed): (u32, String, Vec<u8>, bool) = form.extract()?;
+        Ok(Self { code, message, status: Bytes::from(status), detailed })
+    }
+}

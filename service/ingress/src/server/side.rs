@@ -1,0 +1,158 @@
+//! The side door: health and reflection. Their state lives in Python, so their messages go there one by one; at most
+//! `CALLS_MAX` such calls are open, each with one unanswered message.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use futures_util::future::poll_fn;
+use h2::SendStream;
+use h2::server::SendResponse;
+use tokio::sync::mpsc;
+
+use super::bell::Bell;
+use super::front::Front;
+use super::message::{Broken, Messages};
+use super::refusal::{Refusal, code};
+use super::reply::{self, Gone};
+
+const CALLS_MAX: usize = 256;
+
+/// What Python hears of a side call, by the call's number.
+pub enum Event {
+    Opened(u64, String),
+    Message(u64, Bytes),
+    HalfClosed(u64),
+    Gone(u64),
+}
+
+enum SideReply {
+    Message(Bytes),
+    End(Option<Refusal>),
+}
+
+/// The open side calls, and what happened on them that Python has not heard.
+#[derive(Default)]
+pub struct Side {
+    calls: Mutex<HashMap<u64, mpsc::UnboundedSender<SideReply>>>,
+    events: Mutex<VecDeque<Event>>,
+    numbers: AtomicU64,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+impl Side {
+    /// Everything that happened since the last time.
+    pub fn events(&self) -> Vec<Event> {
+        locked(&self.events).drain(..).collect()
+    }
+
+    fn tell(&self, bell: &Bell, event: Event) {
+        locked(&self.events).push_back(event);
+        bell.ring();
+    }
+
+    /// Send a message on a call. A call that has gone takes nothing.
+    pub fn send(&self, call: u64, body: &[u8]) {
+        self.reply(call, SideReply::Message(reply::framed(body)));
+    }
+
+    /// End a call, with OK where there is no refusal.
+    pub fn end(&self, call: u64, refusal: Option<Refusal>) {
+        self.reply(call, SideReply::End(refusal));
+    }
+
+    fn reply(&self, call: u64, reply: SideReply) {
+        if let Some(sender) = locked(&self.calls).get(&call) {
+            let _ = sender.send(reply); // its task has ended: the caller is gone
+        }
+    }
+
+    fn open(&self) -> Option<(u64, mpsc::UnboundedReceiver<SideReply>)> {
+        let mut calls = locked(&self.calls);
+        if calls.len() >= CALLS_MAX {
+            return None;
+        }
+        let call = self.numbers.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = mpsc::unbounded_channel();
+        calls.insert(call, sender);
+        Some((call, receiver))
+    }
+}
+
+/// One side call, from its headers to its trailers.
+pub async fn serve(front: Arc<Front>, path: String, mut messages: Messages, mut respond: SendResponse<Bytes>) {
+    let Some((call, replies)) = front.side.open() else {
+        let _ = reply::refuse(&mut respond, &Refusal::plain(code::RESOURCE_EXHAUSTED, "too many calls"));
+        return;
+    };
+    front.side.tell(&front.bell, Event::Opened(call, path));
+    let _ = converse(&front, call, replies, &mut messages, respond).await; // Gone: nobody is left to tell
+    locked(&front.side.calls).remove(&call);
+    front.side.tell(&front.bell, Event::Gone(call));
+}
+
+async fn converse(
+    front: &Front,
+    call: u64,
+    mut replies: mpsc::UnboundedReceiver<SideReply>,
+    messages: &mut Messages,
+    mut respond: SendResponse<Bytes>,
+) -> Result<(), Gone> {
+    let mut send: Option<SendStream<Bytes>> = None;
+    let (mut open, mut unanswered) = (true, false);
+    loop {
+        tokio::select! {
+            message = poll_fn(|cx| messages.poll_next(cx)), if open && !unanswered => match message {
+                Ok(Some(body)) => {
+                    unanswered = true;
+                    front.side.tell(&front.bell, Event::Message(call, body));
+                }
+                Ok(None) => {
+                    open = false;
+                    front.side.tell(&front.bell, Event::HalfClosed(call));
+                }
+                Err(Broken::Gone) => return Err(Gone),
+                Err(_) => return reply::refuse(&mut respond, &front.refusals.undecodable),
+            },
+            said = replies.recv() => match said {
+                Some(SideReply::Message(frame)) => {
+                    unanswered = false;
+                    if send.is_none() {
+                        send = Some(respond.send_response(reply::head(false), false)?);
+                    }
+                    if let Some(stream) = send.as_mut() {
+                        stream.send_data(frame, false)?;
+                    }
+                }
+                Some(SideReply::End(refusal)) => return end(send, respond, refusal),
+                None => return Err(Gone),
+            },
+            () = reset(&mut send, &mut respond) => return Err(Gone),
+        }
+    }
+}
+
+/// Wait until the caller goes.
+async fn reset(send: &mut Option<SendStream<Bytes>>, respond: &mut SendResponse<Bytes>) {
+    let _ = match send {
+        Some(send) => poll_fn(|cx| send.poll_reset(cx)).await,
+        None => poll_fn(|cx| respond.poll_reset(cx)).await,
+    };
+}
+
+fn end(
+    send: Option<SendStream<Bytes>>,
+    mut respond: SendResponse<Bytes>,
+    refusal: Option<Refusal>,
+) -> Result<(), Gone> {
+    let trailers = refusal.as_ref().map_or_else(reply::ok_trailers, Refusal::trailers);
+    match (send, refusal) {
+        (Some(mut stream), _) => Ok(stream.send_trailers(trailers)?),
+        (None, Some(refusal)) => reply::refuse(&mut respond, &refusal),
+        (None, None) => Ok(respond.send_response(reply::head(false), false)?.send_trailers(trailers)?),
+    }
+}

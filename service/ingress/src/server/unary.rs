@@ -1,0 +1,99 @@
+//! Score(): one message in, one out. The usual call is finished here without a task of its own: its message lies in
+//! the connection's buffer when its headers are handed over.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::poll_fn;
+use h2::server::SendResponse;
+
+use super::counts::Counted;
+use super::front::{Entry, Front, Reply};
+use super::guard::guarded_task;
+use super::message::{Broken, Messages};
+use super::refusal::{Refusal, code};
+use super::reply;
+use crate::transaction::Transaction;
+
+/// Take a call whose headers have come. `respond` is emptied when somebody else will answer.
+pub fn begin(
+    front: &Arc<Front>,
+    mut messages: Messages,
+    respond: &mut Option<SendResponse<Bytes>>,
+    deadline_ns: i64,
+) {
+    match messages.poll_next(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(message) => finish(front, message, respond, deadline_ns),
+        Poll::Pending => {
+            let (front, mut respond) = (front.clone(), respond.take());
+            tokio::spawn(guarded_task(front.clone(), async move {
+                let message = first_message(&front, &mut messages).await;
+                finish(&front, message, &mut respond, deadline_ns);
+            }));
+        }
+    }
+}
+
+/// The first message of a call, which has to come within `message_ns_max`.
+pub async fn first_message(front: &Front, messages: &mut Messages) -> Result<Option<Bytes>, Broken> {
+    let patience = Duration::from_nanos(front.settings.message_ns_max as u64);
+    let message = tokio::time::timeout(patience, poll_fn(|cx| messages.poll_next(cx))).await;
+    message.unwrap_or(Err(Broken::Gone))
+}
+
+fn finish(
+    front: &Front,
+    message: Result<Option<Bytes>, Broken>,
+    respond: &mut Option<SendResponse<Bytes>>,
+    deadline_ns: i64,
+) {
+    let transaction = match message.and_then(|message| message.ok_or(Broken::Cut)) {
+        Ok(message) => Transaction::decode_request(&message),
+        Err(broken) => return refuse_broken(front, respond, &broken),
+    };
+    match transaction {
+        Ok(Some(transaction)) => admit(front, transaction, respond, deadline_ns),
+        Ok(None) => refuse(front, respond, Counted::Invalid, &front.refusals.missing),
+        Err(_) => refuse(front, respond, Counted::Undecodable, &front.refusals.undecodable),
+    }
+}
+
+fn admit(front: &Front, transaction: Transaction, respond: &mut Option<SendResponse<Bytes>>, deadline_ns: i64) {
+    let Some(mut respond) = respond.take() else { return };
+    if let Some(echo) = &front.echo {
+        let _ = reply::answer(&mut respond, echo.clone(), false); // Gone: nobody waits
+        return;
+    }
+    let entry = Entry { transaction, arrival_ns: 0, deadline_ns, reply: Reply::Unary(respond) };
+    for (entry, refusal) in front.admit([entry]) {
+        if let Reply::Unary(mut respond) = entry.reply {
+            let _ = reply::refuse(&mut respond, refusal);
+        }
+    }
+}
+
+/// End a call that never became a transaction.
+pub fn refuse_broken(front: &Front, respond: &mut Option<SendResponse<Bytes>>, broken: &Broken) {
+    match broken {
+        Broken::Cut => refuse(front, respond, Counted::Undecodable, &front.refusals.undecodable),
+        Broken::TooLarge => {
+            let limit = front.settings.message_bytes_max;
+            let refusal = Refusal::plain(code::RESOURCE_EXHAUSTED, &format!("message larger than max ({limit} bytes)"));
+            refuse(front, respond, Counted::Invalid, &refusal);
+        }
+        Broken::Compressed => {
+            let refusal = Refusal::plain(code::INTERNAL, "a message is compressed, and the call names no grpc-encoding");
+            refuse(front, respond, Counted::Invalid, &refusal);
+        }
+        Broken::Gone => drop(respond.take()),
+    }
+}
+
+pub fn refuse(front: &Front, respond: &mut Option<SendResponse<Bytes>>, counted: Counted, refusal: &Refusal) {
+    front.counts.count(counted);
+    if let Some(mut respond) = respond.take() {
+        let _ = reply::refuse(&mut respond, refusal); // Gone: nobody waits
+    }
+}
