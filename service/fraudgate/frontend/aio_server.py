@@ -75,6 +75,8 @@ def check_certificates(tls: Tls) -> None:
         return
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
+        for file in filter(None, (tls.cert, tls.key, tls.client_ca)):
+            Path(file).read_bytes()  # ssl's own error would not name the file
         context.load_cert_chain(tls.cert, tls.key, password=lambda: "")  # an encrypted key is refused, not asked about
         if tls.client_ca:
             context.load_verify_locations(tls.client_ca)

@@ -4,7 +4,7 @@
 //! fired, model, rule-set version) comes encoded from Python, once. Protobuf defines the concatenation of two encodings
 //! as their merge, so head + tail is the whole message.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt;
 use std::io::Write;
 
@@ -28,9 +28,13 @@ struct Tail {
 }
 
 /// The tails known so far, by edition and bit set, each beside its edition's run id.
+///
+/// Two generations: when the young one is full it becomes the old one, so that what a batch was given is still there
+/// while that batch is rendered on another thread.
 #[derive(Debug, Default)]
 pub struct Tails {
     known: HashMap<Key, Tail>,
+    before: HashMap<Key, Tail>,
 }
 
 impl Tails {
@@ -39,31 +43,28 @@ impl Tails {
     }
 
     /// The (edition, rules) of decided rows that ``put`` has yet to give, each once.
-    ///
-    /// Call it before ``put`` with at most ``TAILS_MAX`` rows at a time: when the tails would outgrow their bound, all
-    /// are forgotten here and asked for anew, so that ``put`` forgets none that these rows need.
     pub fn missing(&mut self, rows: &[AnswerRow]) -> Vec<Key> {
         let missing = self.unknown(rows);
         if self.known.len() + missing.len() <= TAILS_MAX {
             return missing;
         }
-        self.known.clear();
+        self.before = std::mem::take(&mut self.known);
         self.unknown(rows)
     }
 
     /// Keeps the encoded tail of (edition, rules) and the edition's run id.
     pub fn put(&mut self, edition: u32, rules: u64, run_id: &str, body: Bytes) {
-        if self.known.len() >= TAILS_MAX {
-            self.known.clear();
-        }
         self.known.insert((edition, rules), Tail { run_id: run_id.into(), body });
+    }
+
+    fn get(&self, key: Key) -> Option<&Tail> {
+        self.known.get(&key).or_else(|| self.before.get(&key))
     }
 
     fn unknown(&self, rows: &[AnswerRow]) -> Vec<Key> {
         let mut missing = Vec::new();
-        let mut seen = HashSet::new();
-        for row in rows.iter().filter(|row| row.is_decided()) {
-            if !self.known.contains_key(&row.key()) && seen.insert(row.key()) {
+        for row in rows.iter().filter(|row| row.is_decided() && !self.known.contains_key(&row.key())) {
+            if !missing.contains(&row.key()) {
                 missing.push(row.key());
             }
         }
@@ -106,7 +107,7 @@ const TIMINGS_BYTES_MAX: usize = 5 * 11 + 4; // five int64 and an uint16
 /// The row's tail must have been put. Fields of value 0 are left out, as protobuf does, but for the score, which has
 /// presence.
 pub fn render(row: &AnswerRow, transaction_id: &str, tails: &Tails, out: &mut BytesMut) -> Result<(), TailMissing> {
-    let tail = tails.known.get(&row.key()).ok_or(TailMissing)?;
+    let tail = tails.get(row.key()).ok_or(TailMissing)?;
     let texts_bytes = transaction_id.len() + tail.run_id.len() + tail.body.len();
     out.reserve(texts_bytes + SMALL_FIELDS_BYTES_MAX + SEQUENCE_BYTES_MAX + TIMINGS_BYTES_MAX + 24); // tags, sizes
     put_text(tags::TRANSACTION_ID, transaction_id.as_bytes(), out);

@@ -84,13 +84,7 @@ impl Ingress {
         let (answered, answers) = mpsc::unbounded_channel();
         let front = Arc::new(Front::new(settings, refusals, Respond::new(respond)?, answered)?);
         let (stop, _) = watch::channel(Stop::Running);
-        Ok(Self {
-            front,
-            port,
-            stop,
-            starting: Mutex::new(Some((listener, tls, answers))),
-            thread: Mutex::new(None),
-        })
+        Ok(Self { front, port, stop, starting: Mutex::new(Some((listener, tls, answers))), thread: Mutex::new(None) })
     }
 
     /// Start to accept.
@@ -211,8 +205,8 @@ impl Ingress {
 
     /// Stop: no new connections, and the open ones get `patience_seconds` for their calls. Waits for the thread.
     fn stop(&self, py: Python<'_>, patience_seconds: f64) -> PyResult<()> {
-        let patience = Duration::try_from_secs_f64(patience_seconds)
-            .map_err(|error| PyValueError::new_err(error.to_string()))?;
+        let patience =
+            Duration::try_from_secs_f64(patience_seconds).map_err(|error| PyValueError::new_err(error.to_string()))?;
         self.stop.send_replace(Stop::Within(patience));
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         py.detach(|| thread.is_none_or(|thread| thread.join().is_ok()))

@@ -18,12 +18,7 @@ use super::reply;
 use crate::transaction::Transaction;
 
 /// Take a call whose headers have come. `respond` is emptied when somebody else will answer.
-pub fn begin(
-    front: &Arc<Front>,
-    mut messages: Messages,
-    respond: &mut Option<SendResponse<Bytes>>,
-    deadline_ns: i64,
-) {
+pub fn begin(front: &Arc<Front>, mut messages: Messages, respond: &mut Option<SendResponse<Bytes>>, deadline_ns: i64) {
     match messages.poll_next(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(message) => finish(front, message, respond, deadline_ns),
         Poll::Pending => {
@@ -84,7 +79,8 @@ pub fn refuse_broken(front: &Front, respond: &mut Option<SendResponse<Bytes>>, b
             refuse(front, respond, Counted::Invalid, &refusal);
         }
         Broken::Compressed => {
-            let refusal = Refusal::plain(code::INTERNAL, "a message is compressed, and the call names no grpc-encoding");
+            let refusal =
+                Refusal::plain(code::INTERNAL, "a message is compressed, and the call names no grpc-encoding");
             refuse(front, respond, Counted::Invalid, &refusal);
         }
         Broken::Gone => drop(respond.take()),
