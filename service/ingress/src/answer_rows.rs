@@ -123,3 +123,28 @@ pub fn check_layout(row_bytes: usize, fields: &HashMap<String, (String, usize)>)
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_lie_where_the_table_says() {
+        let mut bytes = [0; ROW_BYTES];
+        for (i, (_, _, offset)) in FIELDS.into_iter().enumerate() {
+            bytes[offset] = i as u8 + 1;
+        }
+        let row = AnswerRow::read(&bytes);
+        assert_eq!((row.status, row.decision, row.fallback, row.scored), (1, 2, 3, true));
+        assert_eq!((row.score.to_bits(), row.replayed, row.error_field, row.batch_rows), (5, true, 7, 8));
+        assert_eq!((row.edition, row.rules, row.sequence, row.arrival_ns), (9, 10, 11, 12));
+        assert_eq!((row.taken_up_ns, row.gathered_ns, row.inferred_ns, row.answered_ns), (13, 14, 15, 16));
+    }
+
+    #[test]
+    fn a_buffer_holds_whole_rows() {
+        assert_eq!(AnswerRow::read_all(&[]), Some(vec![]));
+        assert_eq!(AnswerRow::read_all(&[0; 2 * ROW_BYTES]).map(|rows| rows.len()), Some(2));
+        assert_eq!(AnswerRow::read_all(&[0; ROW_BYTES + 1]), None);
+    }
+}

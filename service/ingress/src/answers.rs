@@ -217,3 +217,96 @@ fn put_tag(tag: u32, out: &mut BytesMut) {
 fn delimited_bytes(size: usize) -> usize {
     1 + encoded_len_varint(size as u64) + size
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row() -> AnswerRow {
+        AnswerRow {
+            status: 0,
+            decision: 2,
+            fallback: 1,
+            scored: true,
+            score: 0.25,
+            replayed: false,
+            error_field: 0,
+            batch_rows: 3,
+            edition: 1,
+            rules: 5,
+            sequence: 255,
+            arrival_ns: 1_000,
+            taken_up_ns: 1_010,
+            gathered_ns: 1_030,
+            inferred_ns: 1_070,
+            answered_ns: 1_150,
+        }
+    }
+
+    fn rendered(row: &AnswerRow, transaction_id: &str) -> Vec<u8> {
+        let mut tails = Tails::new();
+        tails.put(row.edition, row.rules, "4fe1", Bytes::from_static(b"<tail>"));
+        let mut out = BytesMut::new();
+        render(row, transaction_id, &tails, &mut out).expect("its tail is there");
+        out.to_vec()
+    }
+
+    #[test]
+    fn a_response() {
+        let head = b"\x0a\x02tx\x10\x02\x1d\x00\x00\x80\x3e\x40\x01\x4a\x074fe1-ff";
+        let timings = b"\x52\x0d\x08\x0a\x10\x14\x18\x28\x20\x50\x28\x96\x01\x30\x03";
+        assert_eq!(rendered(&row(), "tx"), [head.as_slice(), timings, b"<tail>"].concat());
+    }
+
+    #[test]
+    fn zeros_are_left_out_but_for_the_score() {
+        let zero = AnswerRow::read(&[0; crate::answer_rows::ROW_BYTES]);
+        assert_eq!(rendered(&zero, ""), b"\x4a\x064fe1-0\x52\x00<tail>");
+        let scored = AnswerRow { scored: true, ..zero };
+        assert_eq!(rendered(&scored, ""), b"\x1d\x00\x00\x00\x00\x4a\x064fe1-0\x52\x00<tail>");
+    }
+
+    #[test]
+    fn numbers_at_the_ends_fit() {
+        let row =
+            AnswerRow { sequence: i64::MIN, arrival_ns: i64::MIN, answered_ns: -1, batch_rows: u16::MAX, ..row() };
+        let found = rendered(&row, "tx");
+        assert!(found.windows(17).any(|part| part == b"-8000000000000000"));
+        assert!(found.ends_with(b"<tail>"));
+    }
+
+    #[test]
+    fn tails_are_missing_once_and_of_decided_rows_only() {
+        let mut tails = Tails::new();
+        let refused = AnswerRow { status: 3, rules: 6, ..row() };
+        assert_eq!(tails.missing(&[row(), refused, row()]), [(1, 5)]);
+        tails.put(1, 5, "r", Bytes::new());
+        assert_eq!(tails.missing(&[row()]), []);
+        assert_eq!(render(&refused, "tx", &tails, &mut BytesMut::new()), Err(TailMissing));
+    }
+
+    #[test]
+    fn a_flood_of_tails_forgets_none_of_this_batch_and_the_one_before() {
+        let mut tails = Tails::new();
+        let mut last = Vec::new();
+        for first in (0..10 * TAILS_MAX as u64).step_by(1_000) {
+            let rows: Vec<_> = (first..first + 1_000).map(|rules| AnswerRow { rules, ..row() }).collect();
+            for (edition, rules) in tails.missing(&rows) {
+                tails.put(edition, rules, "r", Bytes::new());
+            }
+            assert_eq!(tails.missing(&rows), []);
+            assert!(tails.known.len() <= TAILS_MAX && tails.before.len() <= TAILS_MAX);
+            assert!(last.iter().all(|row| render(row, "tx", &tails, &mut BytesMut::new()).is_ok()), "still rendering");
+            last = rows;
+        }
+    }
+
+    #[test]
+    fn results_and_entries() {
+        let mut out = BytesMut::new();
+        result("tx", End::Response(b"body"), &mut out);
+        result("", End::Error(b""), &mut out);
+        batch_entry("tx", End::Error(b"no"), &mut out);
+        assert_eq!(&out[..], b"\x0a\x02tx\x12\x04body\x1a\x00\x0a\x08\x0a\x02tx\x1a\x02no");
+    }
+}

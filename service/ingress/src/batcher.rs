@@ -210,3 +210,124 @@ impl IntegerBatcher {
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<IntegerBatcher>()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    impl<E> Batcher<E> {
+        fn check(&self) {
+            assert!(self.open.len() < self.batch_rows_max);
+            assert!(self.closed.iter().all(|batch| (1..=self.batch_rows_max).contains(&batch.entries.len())));
+            let closed: usize = self.closed.iter().map(|batch| batch.entries.len()).sum();
+            assert_eq!(self.rows, self.open.len() + closed);
+            assert!(self.rows <= self.queue_rows_max);
+            assert!(self.open.is_empty() || self.last_ns < self.gate_at_ns);
+        }
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    enum Step {
+        Add,
+        Poll { idle: bool },
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<(Step, i64)>> {
+        let step = prop_oneof![
+            3 => Just(Step::Add),
+            1 => any::<bool>().prop_map(|idle| Step::Poll { idle }),
+        ];
+        let pause_ns = prop_oneof![Just(0), 0..4_i64, 0..26_i64];
+        prop::collection::vec((step, pause_ns), 0..80)
+    }
+
+    /// Entries and boundary of every batch under the fixed gate, from the stamps alone.
+    fn oracle(stamps_ns: &[i64], gate_ns: i64, batch_rows_max: usize) -> Vec<(Vec<usize>, i64)> {
+        let mut batches: Vec<Vec<usize>> = Vec::new();
+        for (entry, &stamp_ns) in stamps_ns.iter().enumerate() {
+            match batches.last_mut() {
+                Some(last) if last.len() < batch_rows_max && stamp_ns < stamps_ns[last[0]] + gate_ns => {
+                    last.push(entry)
+                }
+                _ => batches.push(vec![entry]),
+            }
+        }
+        let boundary = |batch: &[usize]| match batch {
+            [.., last] if batch.len() == batch_rows_max => stamps_ns[*last],
+            _ => stamps_ns[batch[0]] + gate_ns,
+        };
+        batches.iter().map(|batch| (batch.clone(), boundary(batch))).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn boundaries_are_those_of_the_stamps(steps in steps(), gate_ns in 1..13_i64, batch_rows_max in 1..6_usize) {
+            let mut batcher = Batcher::new(gate_ns, batch_rows_max, 10_000, Policy::Fixed).unwrap();
+            let (mut now_ns, mut stamps_ns, mut batches) = (1_000, Vec::new(), Vec::new());
+            for (step, pause_ns) in steps {
+                now_ns += pause_ns;
+                match step {
+                    Step::Add => {
+                        batcher.add(stamps_ns.len(), now_ns).unwrap();
+                        stamps_ns.push(now_ns);
+                    }
+                    Step::Poll { idle } => batches.extend(batcher.poll(now_ns, idle)),
+                }
+                batcher.check();
+            }
+            batches.extend(std::iter::from_fn(|| batcher.poll(now_ns + gate_ns, false)));
+            prop_assert!(batches.iter().all(|batch| batch.idle_ns == 0));
+            let found: Vec<_> = batches.into_iter().map(|batch| (batch.entries, batch.closed_ns)).collect();
+            prop_assert_eq!(found, oracle(&stamps_ns, gate_ns, batch_rows_max));
+            prop_assert_eq!((batcher.rows(), batcher.next_deadline_ns()), (0, None));
+        }
+
+        #[test]
+        fn every_entry_is_batched_or_given_back(steps in steps(), queue_rows_max in 3..9_usize) {
+            let mut batcher = Batcher::new(10, 3, queue_rows_max, Policy::Eager).unwrap();
+            let (mut now_ns, mut batched, mut refused) = (0, Vec::new(), Vec::new());
+            for (entry, (step, pause_ns)) in steps.iter().enumerate() {
+                now_ns += pause_ns;
+                match *step {
+                    Step::Add => refused.extend(batcher.add(entry, now_ns).err()),
+                    Step::Poll { idle } => batched.extend(batcher.poll(now_ns, idle)),
+                }
+                batcher.check();
+            }
+            batcher.close_open(now_ns);
+            batched.extend(std::iter::from_fn(|| batcher.poll(now_ns, false)));
+            prop_assert_eq!(batcher.drops(), refused.len() as u64);
+            let mut all: Vec<_> = batched.into_iter().flat_map(|batch| batch.entries).chain(refused).collect();
+            all.sort_unstable();
+            let offered = steps.iter().enumerate().filter(|(_, (step, _))| matches!(step, Step::Add));
+            prop_assert_eq!(all, offered.map(|(entry, _)| entry).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn an_idle_engine_closes_the_open_batch_under_eager_only() {
+        for (policy, closes) in [(Policy::Fixed, false), (Policy::Eager, true)] {
+            let mut batcher = Batcher::new(10, 4, 8, policy).unwrap();
+            batcher.add('a', 100).unwrap();
+            let expected = Closed { entries: vec!['a'], closed_ns: 103, idle_ns: 103 };
+            assert_eq!(batcher.poll(103, true), closes.then_some(expected));
+        }
+    }
+
+    #[test]
+    fn a_stamp_behind_the_one_before_is_raised_to_it() {
+        let mut batcher = Batcher::new(10, 2, 8, Policy::Fixed).unwrap();
+        batcher.add('a', 100).unwrap();
+        batcher.add('b', 50).unwrap();
+        assert_eq!(batcher.poll(0, false), Some(Closed { entries: vec!['a', 'b'], closed_ns: 100, idle_ns: 0 }));
+    }
+
+    #[test]
+    fn stamps_at_the_end_of_time_do_not_overflow() {
+        let mut batcher = Batcher::new(i64::MAX, 2, 8, Policy::Fixed).unwrap();
+        batcher.add('a', i64::MAX - 1).unwrap();
+        assert_eq!(batcher.next_deadline_ns(), Some(i64::MAX));
+    }
+}

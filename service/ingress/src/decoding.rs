@@ -213,3 +213,138 @@ fn is_printable_word(word: u64) -> bool {
     const TO_20: u64 = 0x6060_6060_6060_6060; // carries what is over 0x1f to the high bit
     word & HIGH == 0 && word.wrapping_add(TO_7F) & HIGH == 0 && word.wrapping_add(TO_20) & HIGH == HIGH
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use prost::encoding as wire;
+
+    use super::*;
+
+    fn request(body: &[u8]) -> Bytes {
+        let mut message = Vec::new();
+        wire::bytes::encode(1, &body.to_vec(), &mut message);
+        message.into()
+    }
+
+    fn decoded(body: &[u8]) -> Transaction {
+        Transaction::decode_request(&request(body)).expect("it decodes").expect("it has a transaction")
+    }
+
+    /// A body with texts by field number, then an entry of attributes for each pair.
+    fn body_of(texts: &[(u32, &str)], attributes: &[(String, f64)]) -> Vec<u8> {
+        let mut body = Vec::new();
+        for (number, text) in texts {
+            wire::string::encode(*number, &(*text).to_owned(), &mut body);
+        }
+        for (key, value) in attributes {
+            let mut entry = Vec::new();
+            wire::string::encode(1, key, &mut entry);
+            wire::double::encode(2, value, &mut entry);
+            wire::bytes::encode(11, &entry, &mut body);
+        }
+        body
+    }
+
+    proptest! {
+        #[test]
+        fn texts_come_back_and_the_last_counts(texts in prop::collection::vec((0..8_usize, ".{0,12}"), 0..20)) {
+            const NUMBERS: [u32; TEXTS] = [1, 4, 5, 6, 7, 8, 9, 10];
+            let fields: Vec<_> = texts.iter().map(|(i, text)| (NUMBERS[*i], text.as_str())).collect();
+            let transaction = decoded(&body_of(&fields, &[]));
+            for (i, field) in Text::ALL.into_iter().enumerate() {
+                let last = texts.iter().rev().find(|(at, _)| *at == i).map_or("", |(_, text)| text);
+                prop_assert_eq!(transaction.text(field), last);
+            }
+        }
+
+        #[test]
+        fn attributes_come_by_key_and_the_last_counts(pairs in prop::collection::vec(("[ab]{0,2}", any::<f64>()), 0..30)) {
+            let expected: std::collections::BTreeMap<_, _> =
+                pairs.iter().map(|(key, value)| (key.as_str(), value.to_bits())).collect();
+            let transaction = decoded(&body_of(&[], &pairs));
+            let found: Vec<_> = transaction.attributes().map(|(key, value)| (key, value.to_bits())).collect();
+            prop_assert_eq!(found, expected.into_iter().collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn printable_ascii_is_what_it_says(text in prop::collection::vec(prop_oneof![6 => 0x20..0x7f_u8, 1 => any::<u8>()], 0..40)) {
+            prop_assert_eq!(is_printable_ascii(&text), text.iter().all(|byte| (0x20..=0x7e).contains(byte)));
+        }
+
+        #[test]
+        fn a_message_that_was_cut_decodes_or_is_refused(body in prop::collection::vec(any::<u8>(), 0..60), cut in 0..60_usize) {
+            let message = request(&body);
+            let _ = Transaction::decode_request(&message.slice(..cut.min(message.len())));
+            let _ = Transaction::decode_request(&Bytes::from(body.clone()));
+            let _ = Transaction::decode_batch(&Bytes::from(body));
+        }
+    }
+
+    fn event_time_ns(seconds: i64, nanos: i32) -> i64 {
+        Timestamp { seconds, nanos }.nanoseconds()
+    }
+
+    #[test]
+    fn event_times() {
+        assert_eq!(event_time_ns(0, 0), 0);
+        assert_eq!(event_time_ns(-1, 999_999_999), -1);
+        assert_eq!(event_time_ns(1, 1_000_000_000), EVENT_TIME_MISSING_NS);
+        assert_eq!(event_time_ns(i64::MAX, -1), EVENT_TIME_MISSING_NS);
+        assert_eq!(event_time_ns(9_223_372_035, 999_999_999), 9_223_372_035_999_999_999);
+        assert_eq!(event_time_ns(9_223_372_036, 0), EVENT_TIME_OUTSIDE_NS);
+        assert_eq!(event_time_ns(-9_223_372_035, 0), -9_223_372_035_000_000_000);
+        assert_eq!(event_time_ns(-9_223_372_036, 0), EVENT_TIME_OUTSIDE_NS);
+        assert_eq!(event_time_ns(i64::MIN, 0), EVENT_TIME_OUTSIDE_NS);
+        assert_eq!(decoded(b"").event_time_ns, EVENT_TIME_MISSING_NS);
+        assert_eq!(decoded(b"\x12\x00").event_time_ns, 0);
+        assert_eq!(decoded(b"\x12\x02\x08\x01\x12\x02\x10\x02").event_time_ns, SECOND_NS + 2); // merged
+    }
+
+    #[test]
+    fn plain_rows() {
+        let plain = |texts: &[(u32, &str)]| decoded(&body_of(texts, &[])).plain;
+        let (full, long) = ("x".repeat(64), "x".repeat(65));
+        assert!(plain(&[(1, "tx ~"), (7, &full)]));
+        assert!(plain(&[(1, "tx"), (4, "\u{20ac}"), (4, &long)])); // a currency has rules of its own
+        assert!(plain(&[(1, "tx"), (7, "\u{e9}"), (7, "c")])); // the last counts
+        assert!(!plain(&[(7, "c")]));
+        assert!(!plain(&[(1, "tx"), (7, &long)]));
+        assert!(!plain(&[(1, "tx"), (10, "\x1f")]));
+        assert!(!Transaction::empty().plain);
+    }
+
+    #[test]
+    fn fields_that_nobody_knows_are_passed_over() {
+        let group = b"\x7b\x08\x01\x73\x00\x01\x74\x7c"; // field 15, inside it a group 14 with a field 0
+        assert_eq!(decoded(&[group.as_slice(), b"\x18\x05"].concat()).amount_minor, 5);
+        assert_eq!(decoded(b"\x1d\x01\x02\x03\x04\x18\x05").amount_minor, 5); // of another wire type
+        assert_eq!(decoded(b"\x5a\x05\x0a\x01a\x18\x01").attributes().len(), 0); // in a map's entry
+    }
+
+    #[test]
+    fn what_is_refused() {
+        for body in [
+            b"\x0a\x02a".as_slice(),                             // cut
+            b"\x0a\x01\xff\x0a\x01a",                            // not UTF-8, though overwritten
+            b"\x5a\x03\x0a\x01\xff",                             // a key that is not UTF-8
+            b"\x00\x01",                                         // field number 0
+            b"\x7b\x74",                                         // a group closed by another's end
+            b"\x7c",                                             // an end without a start
+            b"\x0e",                                             // wire type 6
+            b"\x18\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", // a varint of eleven bytes
+            b"\x8a\x80\x80\x80\x80\x00\x01a",                    // a tag of six bytes
+        ] {
+            assert_eq!(Transaction::decode_request(&request(body)).unwrap_err(), Undecodable, "{body:x?}");
+        }
+        assert!(Transaction::decode_request(&Bytes::new()).unwrap().is_none());
+    }
+
+    #[test]
+    fn groups_nest_a_hundred_deep() {
+        let nested = |depth: usize| Bytes::from([vec![0x7b; depth], vec![0x7c; depth]].concat());
+        assert!(Transaction::decode_request(&nested(100)).is_ok());
+        assert!(Transaction::decode_request(&nested(101)).is_err());
+        assert!(Transaction::decode_request(&nested(500_000)).is_err());
+    }
+}

@@ -98,3 +98,40 @@ fn decimal(number: i64, digits: &mut [u8; 20]) -> &[u8] {
 fn hex_digit(value: u8) -> u8 {
     b"0123456789abcdef"[usize::from(value)]
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_payload_is_its_fields_joined(texts in prop::collection::vec(".{0,300}", 0..8), number in any::<i64>()) {
+            let mut payload = Payload::new();
+            payload.number(number);
+            texts.iter().for_each(|text| payload.text(text.as_bytes()));
+            let joined = texts.iter().fold(number.to_string(), |joined, text| joined + "\x1f" + text);
+            let expected: [u8; DIGEST_BYTES] = Blake2b::<U16>::digest(joined).into();
+            prop_assert_eq!(payload.digest(), expected);
+        }
+    }
+
+    #[test]
+    fn numbers_at_the_ends() {
+        for number in [i64::MIN, -1, 0, 9, 10, i64::MAX] {
+            assert_eq!(decimal(number, &mut [0; 20]), number.to_string().as_bytes());
+        }
+    }
+
+    #[test]
+    fn an_empty_first_field_still_takes_a_separator_after_it() {
+        let digest_of = |texts: &[&[u8]]| {
+            let mut payload = Payload::new();
+            texts.iter().for_each(|text| payload.text(text));
+            payload.digest()
+        };
+        assert_ne!(digest_of(&[b"", b"a"]), digest_of(&[b"a"]));
+        assert_ne!(digest_of(&[b"", b"a"]), digest_of(&[b"a", b""]));
+    }
+}

@@ -11,6 +11,7 @@ pub mod batcher;
 pub mod columns;
 mod decoding;
 pub mod digest;
+mod export;
 pub mod kernels;
 pub mod load;
 pub mod renderer;

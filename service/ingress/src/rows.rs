@@ -1,5 +1,6 @@
 //! The rows of one batch by column, in the layout of Arrow: all in one block of memory, copied once.
 
+use std::ffi::c_void;
 use std::ops::Range;
 
 use arrow_buffer::{Buffer, MutableBuffer};
@@ -33,16 +34,16 @@ pub struct Rows {
     block: Buffer,
     digests: Range<usize>,
     texts: [Texts; TEXTS],
-    attributes: Option<Attributes>,
+    attributes: Attributes,
 }
 
 /// Where one column of texts lies in the block.
 #[derive(Debug, Default)]
 pub(crate) struct Texts {
-    offsets: Range<usize>,
-    values: Range<usize>,
+    pub offsets: Range<usize>,
+    pub values: Range<usize>,
     /// A bit for each row, set where it is not null; empty where no row is.
-    validity: Range<usize>,
+    pub validity: Range<usize>,
     pub nulls: usize,
 }
 
@@ -51,10 +52,10 @@ pub(crate) struct Texts {
 pub(crate) struct Attributes {
     pub entries: usize,
     /// Of each row's first entry.
-    offsets: Range<usize>,
-    key_offsets: Range<usize>,
-    keys: Range<usize>,
-    values: Range<usize>,
+    pub offsets: Range<usize>,
+    pub key_offsets: Range<usize>,
+    pub keys: Range<usize>,
+    pub values: Range<usize>,
 }
 
 impl Rows {
@@ -64,8 +65,7 @@ impl Rows {
         block.put_numbers(entries);
         let digests = block.put_each(entries, |(transaction, ..)| transaction.digest);
         let texts = Text::ALL.map(|field| block.put_texts(entries, field));
-        let has_attributes = entries.iter().any(|(transaction, ..)| transaction.attributes().len() > 0);
-        let attributes = has_attributes.then(|| block.put_attributes(entries));
+        let attributes = block.put_attributes(entries);
         Self {
             rows: entries.len(),
             plain: entries.iter().all(|(transaction, ..)| transaction.plain),
@@ -103,7 +103,10 @@ impl Rows {
 
     /// Keys and values of each row; None where no row has any.
     pub fn attributes(&self) -> Option<impl Iterator<Item = impl Iterator<Item = (&str, f64)>>> {
-        let column = self.attributes.as_ref()?;
+        let column = &self.attributes;
+        if column.entries == 0 {
+            return None;
+        }
         let values = self.block[column.values.clone()].as_chunks().0;
         let mut entries = self.strings(&column.key_offsets, &column.keys).zip(values);
         Some(self.lengths(&column.offsets).map(move |len| {
@@ -112,21 +115,27 @@ impl Rows {
         }))
     }
 
-    pub(crate) fn number(&self, column: Number) -> Buffer {
+    pub(crate) fn number(&self, column: Number) -> Range<usize> {
         let bytes = self.rows * INT64_BYTES;
-        self.block.slice_with_length(column as usize * bytes, bytes)
+        column as usize * bytes..(column as usize + 1) * bytes
     }
 
     pub(crate) fn text_column(&self, field: Text) -> &Texts {
         &self.texts[field as usize]
     }
 
-    pub(crate) fn attribute_column(&self) -> Option<&Attributes> {
-        self.attributes.as_ref()
+    pub(crate) fn attribute_column(&self) -> &Attributes {
+        &self.attributes
     }
 
-    pub(crate) fn part(&self, range: &Range<usize>) -> Buffer {
-        self.block.slice_with_length(range.start, range.len())
+    /// The memory that all columns lie in.
+    pub(crate) fn block(&self) -> &Buffer {
+        &self.block
+    }
+
+    /// Where a part of the block lies.
+    pub(crate) fn address(&self, part: &Range<usize>) -> *const c_void {
+        self.block[part.clone()].as_ptr().cast()
     }
 
     fn strings<'a>(&'a self, offsets: &Range<usize>, values: &Range<usize>) -> impl ExactSizeIterator<Item = &'a str> {
@@ -146,50 +155,18 @@ impl Rows {
     }
 }
 
-impl Texts {
-    pub fn offsets(&self) -> &Range<usize> {
-        &self.offsets
-    }
-
-    pub fn values(&self) -> &Range<usize> {
-        &self.values
-    }
-
-    pub fn validity(&self) -> Option<&Range<usize>> {
-        (self.nulls > 0).then_some(&self.validity)
-    }
-}
-
-impl Attributes {
-    pub fn offsets(&self) -> &Range<usize> {
-        &self.offsets
-    }
-
-    pub fn key_offsets(&self) -> &Range<usize> {
-        &self.key_offsets
-    }
-
-    pub fn keys(&self) -> &Range<usize> {
-        &self.keys
-    }
-
-    pub fn values(&self) -> &Range<usize> {
-        &self.values
-    }
-}
-
 /// The block while it is written. Parts start at multiples of eight bytes.
 struct Block {
     bytes: MutableBuffer,
 }
 
 impl Block {
-    /// Room for all but the attributes.
+    /// Room for all but attributes.
     fn for_entries(entries: &[Entry<'_>]) -> Self {
         let rows = entries.len();
         let texts_bytes: usize = entries.iter().map(|(transaction, ..)| transaction.texts_bytes()).sum();
-        let row_bytes = NUMBERS * INT64_BYTES + DIGEST_BYTES + TEXTS * (OFFSET_BYTES + 1);
-        let slack = TEXTS * (OFFSET_BYTES + 3 * INT64_BYTES); // one offset more than rows, and three parts aligned
+        let row_bytes = NUMBERS * INT64_BYTES + DIGEST_BYTES + TEXTS * (OFFSET_BYTES + 1) + OFFSET_BYTES;
+        let slack = (TEXTS + 1) * (OFFSET_BYTES + 3 * INT64_BYTES); // an offset more than rows, three parts aligned
         Self { bytes: MutableBuffer::with_capacity(rows * row_bytes + texts_bytes + slack) }
     }
 
@@ -201,30 +178,35 @@ impl Block {
     }
 
     fn put_texts(&mut self, entries: &[Entry<'_>], field: Text) -> Texts {
+        let (offsets, values) = self.put_strings(entries.len(), entries.iter().map(|(one, ..)| one.text(field)));
         let optional = !matches!(field, Text::TransactionId | Text::Currency);
-        let offsets = self.put_offsets(entries, |(transaction, ..)| transaction.text(field).len());
-        let nulls = entries.iter().filter(|(transaction, ..)| optional && transaction.text(field).is_empty()).count();
+        let nulls = if optional { entries.iter().filter(|(one, ..)| one.text(field).is_empty()).count() } else { 0 };
         let validity = match nulls {
             0 => 0..0,
-            _ => self.put_bits(entries, |(transaction, ..)| !transaction.text(field).is_empty()),
+            _ => self.put_bits(entries, |(one, ..)| !one.text(field).is_empty()),
         };
-        let start = self.align();
-        for (transaction, ..) in entries {
-            self.bytes.extend_from_slice(transaction.text(field).as_bytes());
-        }
-        Texts { offsets, values: start..self.bytes.len(), validity, nulls }
+        Texts { offsets, values, validity, nulls }
     }
 
     fn put_attributes(&mut self, entries: &[Entry<'_>]) -> Attributes {
         let offsets = self.put_offsets(entries, |(transaction, ..)| transaction.attributes().len());
         let pairs: Vec<_> = entries.iter().flat_map(|(transaction, ..)| transaction.attributes()).collect();
-        let key_offsets = self.put_offsets(&pairs, |(key, _)| key.len());
+        let (key_offsets, keys) = self.put_strings(pairs.len(), pairs.iter().map(|(key, _)| *key));
         let values = self.put_each(&pairs, |(_, value)| value.to_le_bytes());
-        let start = self.align();
-        for (key, _) in &pairs {
-            self.bytes.extend_from_slice(key.as_bytes());
+        Attributes { entries: pairs.len(), offsets, key_offsets, keys, values }
+    }
+
+    /// Where the offsets of so many texts lie, and where the texts.
+    fn put_strings<'a>(&mut self, count: usize, texts: impl Iterator<Item = &'a str>) -> (Range<usize>, Range<usize>) {
+        let offsets = self.align();
+        let values = offsets + (count + 1) * OFFSET_BYTES;
+        self.bytes.resize(values, 0);
+        for (i, text) in texts.enumerate() {
+            self.bytes.extend_from_slice(text.as_bytes());
+            let end = (self.bytes.len() - values) as i32;
+            self.bytes[offsets + (i + 1) * OFFSET_BYTES..][..OFFSET_BYTES].copy_from_slice(&end.to_le_bytes());
         }
-        Attributes { entries: pairs.len(), offsets, key_offsets, keys: start..self.bytes.len(), values }
+        (offsets..values, values..self.bytes.len())
     }
 
     /// Running sums of lengths, from 0.
@@ -258,5 +240,86 @@ impl Block {
     fn align(&mut self) -> usize {
         self.bytes.resize(self.bytes.len().next_multiple_of(INT64_BYTES), 0);
         self.bytes.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+    use prost::encoding as wire;
+
+    use super::*;
+
+    type Made = (String, String, i64, Vec<(String, f64)>);
+
+    fn transaction((id, card_id, amount_minor, attributes): &Made) -> Transaction {
+        let (mut body, mut message) = (Vec::new(), Vec::new());
+        wire::string::encode(1, id, &mut body);
+        wire::int64::encode(3, amount_minor, &mut body);
+        wire::string::encode(7, card_id, &mut body);
+        for (key, value) in attributes {
+            let mut entry = Vec::new();
+            wire::string::encode(1, key, &mut entry);
+            wire::double::encode(2, value, &mut entry);
+            wire::bytes::encode(11, &entry, &mut body);
+        }
+        wire::bytes::encode(1, &body, &mut message);
+        Transaction::decode_request(&Bytes::from(message)).expect("it decodes").expect("it is there")
+    }
+
+    fn made() -> impl Strategy<Value = Vec<Made>> {
+        let attributes = prop_oneof![Just(vec![]), prop::collection::vec((".{0,3}", any::<f64>()), 0..4)];
+        prop::collection::vec((".{0,9}", "c{0,2}", any::<i64>(), attributes), 0..34)
+    }
+
+    proptest! {
+        #[test]
+        fn columns_hold_what_the_transactions_held(made in made()) {
+            let transactions: Vec<_> = made.iter().map(transaction).collect();
+            let entries: Vec<_> = transactions.iter().zip(0..).map(|(one, i)| (one, i, -i)).collect();
+            let rows = Rows::new(&entries);
+            prop_assert_eq!(rows.rows(), made.len());
+            prop_assert_eq!(rows.plain(), transactions.iter().all(|one| one.plain));
+            for field in Text::ALL {
+                let expected: Vec<_> = transactions.iter().map(|one| one.text(field)).collect();
+                prop_assert_eq!(rows.texts(field).collect::<Vec<_>>(), expected);
+            }
+            let numbers = rows.numbers().as_chunks().0.iter().map(|bytes| i64::from_le_bytes(*bytes));
+            let expected = [0, 1, 2, 3].into_iter().flat_map(|column| {
+                entries.iter().map(move |(one, arrival, deadline)| [one.event_time_ns, one.amount_minor, *arrival, *deadline][column])
+            });
+            prop_assert!(numbers.eq(expected));
+            prop_assert!(rows.digests().iter().eq(transactions.iter().map(|one| &one.digest)));
+            let found: Option<Vec<Vec<_>>> =
+                rows.attributes().map(|rows| rows.map(|row| row.map(|(key, value)| (key, value.to_bits())).collect()).collect());
+            let expected: Vec<Vec<_>> = transactions.iter().map(|one| one.attributes().map(|(key, value)| (key, value.to_bits())).collect()).collect();
+            let any = expected.iter().any(|row| !row.is_empty());
+            prop_assert_eq!(found, any.then_some(expected));
+        }
+
+        #[test]
+        fn nulls_are_the_empty_ids(made in made()) {
+            let transactions: Vec<_> = made.iter().map(transaction).collect();
+            let entries: Vec<_> = transactions.iter().map(|one| (one, 0, 0)).collect();
+            let rows = Rows::new(&entries);
+            let cards = rows.text_column(Text::CardId);
+            prop_assert_eq!(cards.nulls, made.iter().filter(|(_, card_id, ..)| card_id.is_empty()).count());
+            if cards.nulls > 0 {
+                let bits = &rows.block()[cards.validity.clone()];
+                for (i, (_, card_id, ..)) in made.iter().enumerate() {
+                    prop_assert_eq!(bits[i / 8] >> (i % 8) & 1 == 1, !card_id.is_empty());
+                }
+            }
+            prop_assert_eq!(rows.text_column(Text::TransactionId).nulls, 0);
+        }
+    }
+
+    #[test]
+    fn the_block_of_ordinary_rows_is_allocated_once() {
+        let one = transaction(&("tx".into(), "c".into(), 5, vec![]));
+        let entries = vec![(&one, 0, 0); 32];
+        let room = Block::for_entries(&entries).bytes.capacity();
+        assert!(Rows::new(&entries).block().len() <= room);
     }
 }

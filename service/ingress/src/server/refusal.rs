@@ -8,12 +8,9 @@ use http::{HeaderMap, HeaderValue};
 
 /// gRPC codes that the transport itself gives.
 pub mod code {
-    pub const OK: u32 = 0;
-    pub const DEADLINE_EXCEEDED: u32 = 4;
     pub const RESOURCE_EXHAUSTED: u32 = 8;
     pub const UNIMPLEMENTED: u32 = 12;
     pub const INTERNAL: u32 = 13;
-    pub const UNAVAILABLE: u32 = 14;
 }
 
 /// A status in place of a decision, ready for the wire in both of its forms.
