@@ -135,7 +135,7 @@ impl Front {
             let arrival_ns = monotonic_ns();
             for mut entry in entries {
                 entry.arrival_ns = arrival_ns;
-                if let Err((entry, counted)) = self.admit_one(&mut queue, entry) {
+                if let Some((entry, counted)) = self.refused(&mut queue, entry) {
                     self.counts.count(counted);
                     refused.push((entry, self.refusal(counted)));
                 }
@@ -152,15 +152,16 @@ impl Front {
         refused
     }
 
-    fn admit_one(&self, queue: &mut Queue, entry: Entry) -> Result<(), (Entry, Counted)> {
+    /// Admit an entry, or give it back with why not.
+    fn refused(&self, queue: &mut Queue, entry: Entry) -> Option<(Entry, Counted)> {
         let now_ns = entry.arrival_ns;
         if self.is_closed() {
-            return Err((entry, Counted::Unavailable));
+            return Some((entry, Counted::Unavailable));
         }
         if let Some(counted) = queue.refuses(now_ns, entry.deadline_ns, &self.settings) {
-            return Err((entry, counted));
+            return Some((entry, counted));
         }
-        queue.batcher.add(entry, now_ns).map_err(|entry| (entry, Counted::QueueFull))
+        queue.batcher.add(entry, now_ns).err().map(|entry| (entry, Counted::QueueFull))
     }
 
     fn refusal(&self, counted: Counted) -> &Refusal {
