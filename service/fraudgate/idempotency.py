@@ -8,7 +8,7 @@ Entries live in a ring of fixed-width rows, in claim order: the oldest goes firs
 early and counted. Memory is touched as the ring fills.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -34,8 +34,10 @@ def payload_digests(columns: Columns, rows: Sequence[int]) -> list[bytes]:
     """128-bit digests of the canonical fields of these (valid) rows, in field-number order.
 
     Fields are joined by U+001F, which no valid field contains, so equal digests mean equal payloads. Attributes are
-    sorted by key, their values in IEEE bits.
+    sorted by key, their values in IEEE bits. A front end that decodes natively has made them already.
     """
+    if columns.digests is not None:
+        return [columns.digests[row] for row in rows]
     fields = [
         columns.transaction_id,
         map(str, columns.event_time_ns.tolist()),
@@ -57,6 +59,16 @@ def _places(slots: Sequence[int]) -> slice | Sequence[int]:
     """The same places as a slice where they follow each other, which they do until the ring wraps: a plain copy."""
     first = slots[0]
     return slice(first, first + len(slots)) if slots[-1] - first == len(slots) - 1 else slots
+
+
+def _write(ring: memoryview, slots: Sequence[int], entries: bytes) -> None:
+    """Write entries of one size to slots of a ring of bytes: a plain copy where the slots follow each other."""
+    size, first = len(entries) // len(slots), slots[0]
+    if slots[-1] - first == len(slots) - 1:
+        ring[first * size : first * size + len(entries)] = entries
+        return
+    for i, slot in enumerate(slots):
+        ring[slot * size : (slot + 1) * size] = entries[i * size : (i + 1) * size]
 
 
 class Claims(NamedTuple):
@@ -86,7 +98,11 @@ class IdempotencyTable:
         self._digests = np.zeros(self._slots, f"V{DIGEST_BYTES}")
         self._claimed_ns: Int64 = np.zeros(self._slots, np.int64)
         self._answers: Answers = np.zeros(self._slots, ANSWER_DTYPE)
-        self._decisions = self._answers["decision"]  # a view
+        # The same memory in other forms, for what is cheaper that way.
+        self._decisions = self._answers["decision"]
+        self._claimed = self._claimed_ns.data
+        self._digest_bytes = self._digests.view(np.uint8).data
+        self._answer_bytes = self._answers.view(np.uint8).data
         self._oldest = self._next = 0  # claim numbers; slot = number % _slots
 
     def __len__(self) -> int:
@@ -96,15 +112,42 @@ class IdempotencyTable:
         return f"<IdempotencyTable [{len(self)} of {self.entries_max}, {self.evicted_early} evicted early]>"
 
     def claim(self, ids: Sequence[str], digests: Sequence[bytes], rows: Sequence[int], now_ns: int) -> Claims:
-        """Claim ``ids[row]`` with ``digests[i]`` for the i-th of ``rows``, in order."""
+        """Claim ``ids[row]`` with ``digests[i]`` for the i-th of ``rows``, which ascend, in order."""
         self._expire(now_ns, 2 * len(rows))
+        claimed = ids if len(rows) == len(ids) else [ids[row] for row in rows]
+        slots = self._claim_new(claimed)
+        if slots is None:
+            return self._claim_each(claimed, digests, rows, now_ns)
+        self._keep(slots, digests, now_ns)
+        return Claims(list(rows), slots, [], [], [])
+
+    def _claim_new(self, ids: Sequence[str]) -> list[int] | None:
+        """Slots for a batch of which no id is known and none comes twice, as most are, all claimed at once.
+
+        None for any other batch, and where the ring wraps within it: nothing is claimed then.
+        """
+        first, count, known = self._next % self._slots, len(ids), len(self._slot_of)
+        if not count or first + count > self._slots or not self._slot_of.keys().isdisjoint(ids):
+            return None
+        slots = list(range(first, first + count))
+        self._slot_of.update(zip(ids, slots, strict=True))
+        if len(self._slot_of) != known + count:  # one comes twice
+            for transaction_id in set(ids):
+                del self._slot_of[transaction_id]
+            return None
+        self._make_room(count)
+        self._ids[first : first + count] = ids
+        self._next += count
+        return slots
+
+    def _claim_each(self, ids: Sequence[str], digests: Sequence[bytes], rows: Sequence[int], now_ns: int) -> Claims:
+        """Claim one after the other: what a claim means."""
         claims = Claims([], [], [], [], [])
         claimed: dict[int, bytes] = {}  # digests of this batch's claims, written to the ring at the end
-        for row, digest in zip(rows, digests, strict=True):
-            transaction_id = ids[row]
+        for row, transaction_id, digest in zip(rows, ids, digests, strict=True):
             known = self._slot_of.get(transaction_id)
             if known is None or (known not in claimed and now_ns - self._claimed_ns[known] >= self.lifetime_ns):
-                slot = self._take_slot(transaction_id, known, now_ns)
+                slot = self._take_slot(transaction_id, known)
                 claimed[slot] = digest
                 claims.fresh.append(row)
                 claims.fresh_slots.append(slot)
@@ -114,15 +157,19 @@ class IdempotencyTable:
             else:
                 claims.conflicts.append(row)
         if claimed:
-            places = _places(claims.fresh_slots)
-            self._digests[places] = np.frombuffer(b"".join(claimed.values()), self._digests.dtype)
-            self._claimed_ns[places] = now_ns
-            self._decisions[places] = 0  # unanswered: not the answer of the slot's earlier owner
+            self._keep(claims.fresh_slots, claimed.values(), now_ns)
         return claims
+
+    def _keep(self, slots: Sequence[int], digests: Iterable[bytes], now_ns: int) -> None:
+        """Write what is known of new claims to the ring."""
+        places = _places(slots)
+        _write(self._digest_bytes, slots, b"".join(digests))
+        self._claimed_ns[places] = now_ns
+        self._decisions[places] = 0  # unanswered: not the answer of the slot's earlier owner
 
     def store(self, slots: Sequence[int], answers: Answers) -> None:
         """Keep the answers of claimed slots. ``answers``: ANSWER_DTYPE[len(slots)]."""
-        self._answers[_places(slots)] = answers
+        _write(self._answer_bytes, slots, answers.tobytes())
 
     def answers(self, slots: Sequence[int]) -> Answers:
         """Copies of stored answers, marked as replayed."""
@@ -135,35 +182,34 @@ class IdempotencyTable:
         for slot in slots:
             self._forget(slot)
 
-    def _take_slot(self, transaction_id: str, superseded: int | None, now_ns: int) -> int:
-        number = self._next
-        self._next = number + 1
-        slot = number % self._slots
-        if number - self._oldest == self.entries_max:
-            oldest = self._oldest % self._slots
-            self.evicted_early += self._ids[oldest] is not None and now_ns - self._claimed_ns[oldest] < self.lifetime_ns
-            self._drop_oldest()
+    def _take_slot(self, transaction_id: str, superseded: int | None) -> int:
+        self._make_room(1)
+        slot = self._next % self._slots
+        self._next += 1
         if superseded is not None:
             self._ids[superseded] = None
-        if slot == len(self._ids):
-            self._ids.append(transaction_id)
-        else:
-            self._ids[slot] = transaction_id
+        self._ids[slot : slot + 1] = [transaction_id]  # the list grows until the ring wraps
         self._slot_of[transaction_id] = slot
         return slot
+
+    def _make_room(self, count: int) -> None:
+        """Forget the oldest where the ring has no room for ``count`` more; what has expired is swept before."""
+        excess = self._next + count - self._oldest - self.entries_max
+        for number in range(self._oldest, self._oldest + excess):
+            self.evicted_early += self._ids[number % self._slots] is not None
+            self._forget(number % self._slots)
+        self._oldest += max(excess, 0)
 
     def _expire(self, now_ns: int, entries_max: int) -> None:
         """Forget at most this many expired entries: bounded work per batch, faster than entries can come."""
         for _ in range(entries_max):
             if self._oldest == self._next:
                 return
-            if now_ns - self._claimed_ns[self._oldest % self._slots] < self.lifetime_ns:
+            oldest = self._oldest % self._slots
+            if now_ns - self._claimed[oldest] < self.lifetime_ns:
                 return
-            self._drop_oldest()
-
-    def _drop_oldest(self) -> None:
-        self._forget(self._oldest % self._slots)
-        self._oldest += 1
+            self._forget(oldest)
+            self._oldest += 1
 
     def _forget(self, slot: int) -> None:
         transaction_id = self._ids[slot]
@@ -185,7 +231,7 @@ class IdempotencyTable:
         """Put a dump back into an empty table; the newest ``entries_max`` of it, expired ones left out."""
         assert not self._slot_of, "load() fills an empty table"
         kept = np.flatnonzero(ages_ns < self.lifetime_ns)[-self.entries_max :]
-        slots = [self._take_slot(ids[i], None, now_ns) for i in kept]
+        slots = [self._take_slot(ids[i], None) for i in kept]
         self._digests[slots] = digests[kept]
         self._claimed_ns[slots] = now_ns - ages_ns[kept]
         self._answers[slots] = answers[kept]

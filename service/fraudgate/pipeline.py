@@ -23,7 +23,7 @@ from fraudgate.guardrails.decision import Thresholds, decide, usable
 from fraudgate.guardrails.rules import RuleInputs, RuleSet
 from fraudgate.idempotency import Claims, IdempotencyTable, payload_digests
 from fraudgate.latency.recorder import Counters, Recorder
-from fraudgate.limits import BUDGET_NS
+from fraudgate.limits import BATCH_ROWS_MAX, BUDGET_NS
 from fraudgate.tensors import Slab
 from fraudgate.transaction import (
     ANSWER_DTYPE,
@@ -38,6 +38,7 @@ from fraudgate.transaction import (
     Status,
     UInt8,
     UInt64,
+    decided_rows,
     open_batch,
 )
 from fraudgate.validation import Validator
@@ -46,6 +47,12 @@ _log = logging.getLogger(__name__)
 
 CANCELLED_NS = -1
 """A ``deadline_ns`` that says the caller is gone."""
+
+_RULE_ERROR = np.array(1 << Mark.RULE_ERROR, np.uint64)
+_COUNT = np.arange(BATCH_ROWS_MAX)
+
+Refused = dict[int, tuple[Status, int]]
+"""The rows that end with a status other than OK: that status, and the problem's number or 0."""
 
 
 class Inference(Protocol):
@@ -121,61 +128,59 @@ class Pipeline:
         columns = columns or open_batch(batch)
         my_turn, self._turn = self._turn, asyncio.Event()
         done = self._turn
-        answers = np.zeros(columns.rows, ANSWER_DTYPE)
-        answers["arrival_ns"] = columns.arrival_ns
-        answers["taken_up_ns"] = taken_up_ns
-        features = None
+        refused: Refused = {}
+        decided = None
         try:
-            rows = self._drop_dead(columns, answers, taken_up_ns)
-            rows = self._validate(columns, rows, answers)
-            claims = self._claim(columns, rows, answers, taken_up_ns)
+            rows = self._drop_dead(columns, refused, taken_up_ns)
+            rows = self._validate(columns, rows, refused)
+            claims = self._claim(columns, rows, refused, taken_up_ns)
             self._count_ignored_attributes(columns, claims.fresh)
-            gathered = self._apply_and_gather(columns, claims, answers)
+            gathered = self._apply_and_gather(columns, claims, refused)
             if gathered is not None:
-                features = await self._decide_rows(live, columns, claims.fresh, gathered, answers)
+                decided = await self._decide_surely(live, columns, claims.fresh, gathered, taken_up_ns)
             if not my_turn.is_set():
                 await my_turn.wait()
-            self._answer_twins(claims, answers)
+            answers = self._answer(columns, claims, decided, refused, taken_up_ns)
         finally:
             done.set()
         try:
-            self._record(answers, claims)
-            self._keep(batch, features, answers, closed_ns, idle_ns)
+            self._record(decided, claims)
+            self._keep(batch, claims, gathered, answers, closed_ns, idle_ns)
         except Exception:  # bookkeeping must not cost the callers their decisions; it is loud in the log and counted
             _log.exception("a batch of %d was decided but not recorded", columns.rows)
             self._counters.count("fraudgate_recording_failures_total")
         return answers
 
-    def _drop_dead(self, columns: Columns, answers: Answers, now_ns: int) -> list[int]:
-        """Rows that are still worth deciding; the others get their status."""
-        deadline, arrival = columns.deadline_ns, columns.arrival_ns
+    def _drop_dead(self, columns: Columns, refused: Refused, now_ns: int) -> list[int]:
+        """Rows that are still worth deciding."""
+        deadlines_ns, arrivals_ns = columns.deadline_ns.tolist(), columns.arrival_ns.tolist()
         spent_ns = now_ns - self._budget_ns if self._budget_ns else -1
-        if all(ns == 0 or ns > now_ns for ns in deadline.tolist()) and min(arrival.tolist()) > spent_ns:
+        in_time = not any(deadlines_ns) or min(deadlines_ns) > now_ns
+        if in_time and min(arrivals_ns) > spent_ns:
             return list(range(columns.rows))
-        cancelled = deadline == CANCELLED_NS
-        expired = (deadline > 0) & (deadline <= now_ns)
-        spent = arrival <= spent_ns
-        dead = cancelled | expired | spent
-        status = np.select(
-            [cancelled, expired, spent], [Status.CANCELLED, Status.DEADLINE_EXCEEDED, Status.RESOURCE_EXHAUSTED]
-        )
-        answers["status"] = status
-        for reason, rows in (("cancelled", cancelled), ("deadline", expired & ~cancelled)):
-            self._counters.count_refusal(reason, int(rows.sum()))
-        self._counters.count_refusal("budget", int((spent & ~expired & ~cancelled).sum()))
-        return np.flatnonzero(~dead).tolist()
+        for row, (deadline_ns, arrival_ns) in enumerate(zip(deadlines_ns, arrivals_ns, strict=True)):
+            if deadline_ns == CANCELLED_NS:
+                self._refuse(refused, row, Status.CANCELLED, "cancelled")
+            elif 0 < deadline_ns <= now_ns:
+                self._refuse(refused, row, Status.DEADLINE_EXCEEDED, "deadline")
+            elif arrival_ns <= spent_ns:
+                self._refuse(refused, row, Status.RESOURCE_EXHAUSTED, "budget")
+        return [row for row in range(columns.rows) if row not in refused]
 
-    def _validate(self, columns: Columns, rows: list[int], answers: Answers) -> list[int]:
+    def _refuse(self, refused: Refused, row: int, status: Status, reason: str, problem: int = 0) -> None:
+        refused[row] = (status, problem)
+        self._counters.count_refusal(reason)
+
+    def _validate(self, columns: Columns, rows: list[int], refused: Refused) -> list[int]:
         problems = self._validator.problems(columns, self._event_time_ns_max())
         if problems is None:
             return rows
-        bad = [row for row in rows if problems[row]]
-        answers["status"][bad] = Status.INVALID_ARGUMENT
-        answers["error_field"][bad] = problems[bad]
-        self._counters.count_refusal("invalid", len(bad))
-        return [row for row in rows if not problems[row]]
+        for row in rows:
+            if problems[row]:
+                self._refuse(refused, row, Status.INVALID_ARGUMENT, "invalid", int(problems[row]))
+        return [row for row in rows if row not in refused]
 
-    def _claim(self, columns: Columns, rows: list[int], answers: Answers, now_ns: int) -> Claims:
+    def _claim(self, columns: Columns, rows: list[int], refused: Refused, now_ns: int) -> Claims:
         table = self.idempotency
         if table is None or not rows:
             return Claims(rows, [], [], [], [])
@@ -183,12 +188,11 @@ class Pipeline:
         claims = table.claim(columns.transaction_id, payload_digests(columns, rows), rows, now_ns)
         if table.evicted_early != evicted_early:
             self._counters.count("fraudgate_idempotency_evicted_early_total", table.evicted_early - evicted_early)
-        if claims.conflicts:
-            answers["status"][claims.conflicts] = Status.ALREADY_EXISTS
-            self._counters.count_refusal("conflict", len(claims.conflicts))
+        for row in claims.conflicts:
+            self._refuse(refused, row, Status.ALREADY_EXISTS, "conflict")
         return claims
 
-    def _apply_and_gather(self, columns: Columns, claims: Claims, answers: Answers) -> Gathered | None:
+    def _apply_and_gather(self, columns: Columns, claims: Claims, refused: Refused) -> Gathered | None:
         """Apply the fresh rows' events and read their features; None when there is nothing to decide.
 
         The store applies all rows or raises before the first; a raise is our fault, and frees the ids for a retry.
@@ -199,22 +203,22 @@ class Pipeline:
             return self.store.apply_and_gather(columns, claims.fresh)
         except Exception:  # whatever it was, the callers get INTERNAL and may retry
             _log.exception("the store refused a batch of %d", len(claims.fresh))
-            answers["status"][claims.fresh] = Status.INTERNAL
-            self._counters.count_refusal("internal", len(claims.fresh))
+            self._counters.count("fraudgate_store_failures_total")
+            for row in claims.fresh:
+                self._refuse(refused, row, Status.INTERNAL, "internal")
             if self.idempotency is not None:
                 self.idempotency.release(claims.fresh_slots)
-            self._fail_twins(claims, answers)
+            self._fail_twins(claims, refused)
             claims.fresh.clear()
             claims.fresh_slots.clear()
-            self._counters.count("fraudgate_store_failures_total")
             return None
 
     @staticmethod
-    def _fail_twins(claims: Claims, answers: Answers) -> None:
+    def _fail_twins(claims: Claims, refused: Refused) -> None:
         """Replays of this batch's own rows end as those did: INTERNAL."""
-        failed, twins = set(claims.fresh_slots), zip(claims.replays, claims.replay_slots, strict=True)
+        failed, twins = set(claims.fresh_slots), list(zip(claims.replays, claims.replay_slots, strict=True))
+        refused.update({row: (Status.INTERNAL, 0) for row, slot in twins if slot in failed})
         others = [(row, slot) for row, slot in twins if slot not in failed]
-        answers["status"][list(set(claims.replays) - {row for row, _ in others})] = Status.INTERNAL
         claims.replays[:] = [row for row, _ in others]
         claims.replay_slots[:] = [slot for _, slot in others]
 
@@ -225,66 +229,49 @@ class Pipeline:
         if ignored:
             self._counters.count("fraudgate_ignored_attributes_total", ignored)
 
-    async def _decide_rows(
-        self, live: Live, columns: Columns, fresh: list[int], gathered: Gathered, answers: Answers
-    ) -> Float64:
-        """Decide the fresh rows into ``answers``. Returns the features of all rows, NaN where none were gathered."""
-        answers["sequence"][fresh] = range(self._sequence, self._sequence + len(fresh))  # in the order of take-up
-        self._sequence += len(fresh)
-        if len(fresh) == len(answers):
-            await self._decide_surely(live, columns, fresh, gathered, answers)
-            return gathered.values
-        decided = answers[fresh]
-        await self._decide_surely(live, columns, fresh, gathered, decided)
-        answers[fresh] = decided
-        features = np.full((len(answers), gathered.values.shape[1]), np.nan)
-        features[fresh] = gathered.values
-        return features
-
     async def _decide_surely(
-        self, live: Live, columns: Columns, fresh: list[int], gathered: Gathered, answers: Answers
-    ) -> None:
-        """Decide. The rows' events are applied: whatever fails now, this ends with decisions."""
+        self, live: Live, columns: Columns, fresh: list[int], gathered: Gathered, taken_up_ns: int
+    ) -> Answers:
+        """The fresh rows' answers. Their events are applied: whatever fails now, this ends with decisions."""
+        rows, sequence = len(fresh), self._sequence
+        self._sequence += rows  # in the order of take-up
         try:
-            await self._decide(live, columns, fresh, gathered, answers)
+            decided = await self._decide(live, columns, fresh, gathered, taken_up_ns)
         except Exception:  # a bug of ours after apply: every row goes to a person, and says so
-            _log.exception("deciding a batch of %d failed; all of it goes to REVIEW", len(fresh))
-            self._counters.count("fraudgate_rule_errors_total", len(fresh))
-            answers["scored"], answers["score"] = False, 0
-            answers["decision"] = Decision.REVIEW
-            answers["rules"] = 1 << Mark.RULE_ERROR | 1 << Mark.RULES_ONLY
-            answers["fallback"] = Fallback.RULES_ONLY
-            self._stamp(answers, live, self._clock(), self._clock())
+            _log.exception("deciding a batch of %d failed; all of it goes to REVIEW", rows)
+            self._counters.count("fraudgate_rule_errors_total", rows)
+            decided = decided_rows(rows, live.edition, taken_up_ns, self._clock(), self._clock(), self._clock())
+            decided["scored"] = False
+            decided["decision"] = Decision.REVIEW
+            decided["rules"] = 1 << Mark.RULE_ERROR | 1 << Mark.RULES_ONLY
+            decided["fallback"] = Fallback.RULES_ONLY
+        decided["sequence"] = _COUNT[:rows] + sequence
+        decided["arrival_ns"] = columns.arrival_ns if rows == columns.rows else columns.arrival_ns[fresh]
+        return decided
 
     async def _decide(
-        self, live: Live, columns: Columns, fresh: list[int], gathered: Gathered, answers: Answers
-    ) -> None:
-        """Pack, infer, guard: fill the rows' answers. ``answers``: ANSWER_DTYPE[fresh], arrival and take-up set."""
-        slot = self._free_slots.pop()
-        try:
-            self._slabs[slot].pack(gathered.values)
-            gathered_ns = self._clock()
-            score = await self._infer(live, slot, len(fresh))
-        finally:
-            self._free_slots.append(slot)
-        inferred_ns = self._clock()
-        scored = usable(score)
-        answers["decision"], answers["rules"] = self._judge(live, columns, fresh, gathered, score, scored)
-        if scored.all():
-            answers["scored"], answers["score"], answers["fallback"] = True, score, gathered.fallback
+        self, live: Live, columns: Columns, fresh: list[int], gathered: Gathered, taken_up_ns: int
+    ) -> Answers:
+        """Pack, infer, guard: the fresh rows' answers, but for their sequence numbers and arrivals."""
+        rows, slot = len(fresh), self._free_slots.pop()
+        with np.errstate(all="ignore"):  # once for the slab and the rules: entering it costs as much as a rule
+            try:
+                self._slabs[slot].write(gathered.values)
+                gathered_ns = self._clock()
+                score = await self._infer(live, slot, rows)
+            finally:
+                self._free_slots.append(slot)
+            inferred_ns = self._clock()
+            scored = usable(score)
+            decision, bits = self._judge(live, columns, fresh, gathered, score, scored)
+        decided = decided_rows(rows, live.edition, taken_up_ns, gathered_ns, inferred_ns, self._clock())
+        decided["decision"], decided["rules"] = decision, bits
+        if scored is None:
+            decided["score"], decided["fallback"] = score, gathered.fallback
         else:
-            answers["scored"], answers["score"] = scored, np.where(scored, score, 0)
-            answers["fallback"] = np.where(scored, gathered.fallback, Fallback.RULES_ONLY)
-        self._stamp(answers, live, gathered_ns, inferred_ns)
-
-    def _stamp(self, answers: Answers, live: Live, gathered_ns: int, inferred_ns: int) -> None:
-        """What names these decisions and when each stage ended; the last stage ends here."""
-        rows = len(answers)
-        answers["batch_rows"] = rows
-        answers["edition"] = live.edition
-        answers["gathered_ns"] = gathered_ns
-        answers["inferred_ns"] = inferred_ns
-        answers["answered_ns"] = self._clock()
+            decided["scored"], decided["score"] = scored, np.where(scored, score, 0)
+            decided["fallback"] = np.where(scored, gathered.fallback, Fallback.RULES_ONLY)
+        return decided
 
     async def _infer(self, live: Live, slot: int, rows: int) -> Float32:
         try:
@@ -294,72 +281,84 @@ class Pipeline:
             return np.full(rows, np.nan, np.float32)
 
     def _judge(
-        self, live: Live, columns: Columns, fresh: list[int], gathered: Gathered, score: Float32, scored: Bool
+        self, live: Live, columns: Columns, fresh: list[int], gathered: Gathered, score: Float32, scored: Bool | None
     ) -> tuple[UInt8, UInt64]:
         inputs = _rule_inputs(columns, fresh, gathered, score, scored)
         try:
             bits = live.rules.evaluate(inputs)
         except Exception:  # applied events must get decisions: a failing rule set lifts every row to REVIEW, counted
             bits = np.full(len(fresh), 1 << Mark.RULE_ERROR, np.uint64)
-        errors = int(np.count_nonzero(bits & np.uint64(1 << Mark.RULE_ERROR)))
-        if errors:
-            self._counters.count("fraudgate_rule_errors_total", errors)
-        return decide(live.rules, bits, inputs.score, inputs.scored, live.thresholds)
+        if np.count_nonzero(bits) and (errors := np.count_nonzero(bits & _RULE_ERROR)):
+            self._counters.count("fraudgate_rule_errors_total", int(errors))
+        return decide(live.rules, bits, inputs.score, scored, live.thresholds)
 
-    def _answer_twins(self, claims: Claims, answers: Answers) -> None:
-        """Store the fresh answers, then give each replay the stored answer of its id."""
-        if self.idempotency is None:
-            return
-        if claims.fresh:
-            whole = len(claims.fresh) == len(answers)
-            self.idempotency.store(claims.fresh_slots, answers if whole else answers[claims.fresh])
+    def _answer(
+        self, columns: Columns, claims: Claims, decided: Answers | None, refused: Refused, taken_up_ns: int
+    ) -> Answers:
+        """The whole batch's answers. The fresh ones are stored first: a replay may be of one of them."""
+        table = self.idempotency
+        if decided is not None:
+            if table is not None:
+                table.store(claims.fresh_slots, decided)
+            if len(decided) == columns.rows:
+                return decided
+        answers = np.zeros(columns.rows, ANSWER_DTYPE)
+        answers["arrival_ns"], answers["taken_up_ns"] = columns.arrival_ns, taken_up_ns
+        for row, (status, problem) in refused.items():
+            answers["status"][row], answers["error_field"][row] = status, problem
+        if decided is not None:
+            answers[claims.fresh] = decided
+        if table is not None and claims.replays:
+            answers[claims.replays] = table.answers(claims.replay_slots)
+        return answers
+
+    def _record(self, decided: Answers | None, claims: Claims) -> None:
+        """Latencies and counts of the rows decided now; replays are counted apart."""
         if claims.replays:
-            answers[claims.replays] = self.idempotency.answers(claims.replay_slots)
+            self._counters.count("fraudgate_idempotent_replays_total", len(claims.replays))
+        if decided is not None:
+            self._recorder.record_batch(decided)
+            self._counters.count_decisions(decided["decision"], decided["fallback"])
+            self._counters.count_batch(len(decided))
 
     def _keep(
-        self, batch: pa.RecordBatch, features: Float64 | None, answers: Answers, closed_ns: int, idle_ns: int
+        self,
+        batch: pa.RecordBatch,
+        claims: Claims,
+        gathered: Gathered | None,
+        answers: Answers,
+        closed_ns: int,
+        idle_ns: int,
     ) -> None:
         """Hand the batch to the log, with NaN features where none were gathered."""
         if self._log is None:
             return
-        if features is None:
+        if gathered is not None and len(claims.fresh) == len(answers):
+            features = gathered.values
+        else:
             features = np.full((len(answers), len(self.store.schema.names)), np.nan)
+            if gathered is not None:
+                features[claims.fresh] = gathered.values
         if not self._log.append(batch, features, answers, closed_ns, idle_ns):
             self._counters.count("fraudgate_batch_log_dropped_total")
 
-    def _record(self, answers: Answers, claims: Claims) -> None:
-        """Latencies and counts of the rows decided now; replays are counted apart."""
-        if claims.replays:
-            self._counters.count("fraudgate_idempotent_replays_total", len(claims.replays))
-        rows = len(claims.fresh)
-        if not rows:
-            return
-        decided = answers if rows == len(answers) else answers[claims.fresh]
-        first, record = decided[0], self._recorder
-        record.record("queue", first["taken_up_ns"] - decided["arrival_ns"])
-        record.record("total", first["answered_ns"] - decided["arrival_ns"])
-        record.record_repeated("features", int(first["gathered_ns"] - first["taken_up_ns"]), rows)
-        record.record_repeated("inference", int(first["inferred_ns"] - first["gathered_ns"]), rows)
-        record.record_repeated("guardrails", int(first["answered_ns"] - first["inferred_ns"]), rows)
-        self._counters.count_decisions(decided["decision"], decided["fallback"])
-        self._counters.count_batch(rows)
 
-
-def _rule_inputs(columns: Columns, fresh: list[int], gathered: Gathered, score: Float32, scored: Bool) -> RuleInputs:
+def _rule_inputs(
+    columns: Columns, fresh: list[int], gathered: Gathered, score: Float32, scored: Bool | None
+) -> RuleInputs:
     """The fresh rows as the rules see them; an unusable score is NaN."""
-
     whole = len(fresh) == columns.rows
-
-    def pick(column: list[Any]) -> list[Any]:
-        return column if whole else [column[row] for row in fresh]
-
     return RuleInputs(
         rows=len(fresh),
-        score=np.where(scored, score, np.nan).astype(np.float64),
+        score=(score if scored is None else np.where(scored, score, np.nan)).astype(np.float64),
         scored=scored,
         amount_minor=columns.amount_minor if whole else columns.amount_minor[fresh],
-        currency=pick(columns.currency),
-        ids={name: pick(column) for name, column in columns.ids.items()},
+        currency=columns.currency if whole else _pick(columns.currency, fresh),
+        ids=columns.ids if whole else {name: _pick(column, fresh) for name, column in columns.ids.items()},
         features=gathered.values,
-        attributes=None if columns.attributes is None else pick(columns.attributes),
+        attributes=columns.attributes if whole or columns.attributes is None else _pick(columns.attributes, fresh),
     )
+
+
+def _pick(column: list[Any], rows: list[int]) -> list[Any]:
+    return [column[row] for row in rows]

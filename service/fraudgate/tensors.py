@@ -25,7 +25,7 @@ class Slab:
     """Memory of one batch in flight: float32[32, features], allocated once, zeroed.
 
     ``array`` (NumPy) and ``arrow`` (fixed_size_list<float>[features], 32 rows) are views of the same address. Only
-    ``pack`` may write: it remembers which rows it left dirty.
+    ``pack`` and ``write`` may write: they remember which rows they left dirty.
     """
 
     def __init__(self, features: int) -> None:
@@ -46,11 +46,15 @@ class Slab:
 
         A value beyond float32 becomes an infinity, which the guardrails see in the score.
         """
+        with np.errstate(over="ignore"):
+            self.write(values)
+
+    def write(self, values: Float64) -> None:
+        """``pack`` for a caller that holds ``np.errstate(over="ignore")`` already."""
         rows = len(values)
         assert rows <= BATCH_ROWS_MAX, rows
         assert values.shape == (rows, self.features), values.shape
-        with np.errstate(over="ignore"):
-            self.array[:rows] = values
+        self.array[:rows] = values
         if rows < self._dirty_rows:
             self.array[rows : self._dirty_rows] = 0.0
         self._dirty_rows = rows

@@ -6,6 +6,8 @@ texts (reasons, model names, decision ids) are tables of an *edition* and are pu
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
+from struct import Struct
 from typing import Any
 
 import numpy as np
@@ -107,6 +109,26 @@ ANSWER_DTYPE = np.dtype(
     ]
 )
 
+_HEAD, _STAMPS = Struct("<BBB?f?HHIQqq"), Struct("<4q")  # a row of ANSWER_DTYPE
+assert _HEAD.size + _STAMPS.size == ANSWER_DTYPE.itemsize
+
+
+def decided_rows(
+    rows: int, edition: int, taken_up_ns: int, gathered_ns: int, inferred_ns: int, answered_ns: int
+) -> Answers:
+    """ANSWER_DTYPE[rows] with what the rows of one engine call share: status OK, scored, not replayed, their stamps.
+
+    One row repeated is cheaper than a column at a time. The other fields are zero.
+    """
+    row = _head(rows, edition) + _STAMPS.pack(taken_up_ns, gathered_ns, inferred_ns, answered_ns)
+    return np.frombuffer(bytearray(row) * rows, ANSWER_DTYPE)
+
+
+@lru_cache(1_024)
+def _head(batch_rows: int, edition: int) -> bytes:
+    return _HEAD.pack(Status.OK, 0, 0, True, 0.0, False, 0, batch_rows, edition, 0, 0, 0)
+
+
 ANSWER_SCHEMA = pa.schema(
     [
         pa.field(name, pa.from_numpy_dtype(ANSWER_DTYPE[name]) if name != "rules" else pa.binary(8), name == "score")
@@ -142,6 +164,10 @@ class Columns:
     attributes: list[dict[str, float]] | None  # None: no row has any
     arrival_ns: Int64
     deadline_ns: Int64
+    plain: bool = False
+    """True: every transaction_id and id is known to be printable ASCII of at most 64 bytes, no transaction_id empty."""
+    digests: list[bytes] | None = None
+    """The payload digest of every row, where the front end has made them; see ``idempotency.payload_digests``."""
 
 
 def open_batch(batch: pa.RecordBatch) -> Columns:

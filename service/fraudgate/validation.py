@@ -55,7 +55,7 @@ class Validator:
     def problems(self, columns: Columns, event_time_ns_max: int) -> UInt16 | None:
         """The number of the first problem of each row, uint16[n] into ``PROBLEMS``; None when every row is clean."""
         found: dict[int, int] = {}
-        if not self._texts_clean(columns):
+        if not (columns.plain or self._texts_clean(columns)):
             self._find_text_problems(columns, found)
         if not self._currencies.issuperset(columns.currency):
             _note(found, _CURRENCY, (i for i, code in enumerate(columns.currency) if code not in self._currencies))

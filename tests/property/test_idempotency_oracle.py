@@ -5,6 +5,7 @@ order; a batch whose store failed is released instead. The ring starts nearly fu
 """
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -205,6 +206,42 @@ def test_a_restart_forgets_nothing_that_was_answered(
     for step in after:
         play(pair, step)
     pair.answer_all()
+
+
+class OneByOne(IdempotencyTable):
+    """The table without its short way for batches of new ids."""
+
+    def _claim_new(self, ids: Sequence[str]) -> None:
+        return None
+
+
+@settings(max_examples=100)
+@given(
+    st.sampled_from([0, 1_070, 1_170, 1_190]),
+    st.lists(st.tuples(rows, st.sampled_from([0, 0, 3, 31, 999, 1_000])), max_size=20),
+    st.integers(0, 40),
+)
+def test_batches_of_new_ids_are_claimed_as_one_by_one(
+    filled: int, batches: list[tuple[list[tuple[str, bytes]], int]], new: int
+) -> None:
+    """Same rows, slots and memory: also where the ring is full, wraps or expires, and for rows between others."""
+    tables = IdempotencyTable(ENTRIES_MAX, LIFETIME_NS), OneByOne(ENTRIES_MAX, LIFETIME_NS)
+    made = [[(f"n{start + i}", DIGESTS[0]) for i in range(min(32, filled - start))] for start in range(0, filled, 32)]
+    now_ns = 0
+    for batch, pause_ns in [*((each, 0) for each in made), *batches, ([(f"y{i}", DIGESTS[0]) for i in range(new)], 0)]:
+        now_ns += pause_ns
+        ids, digests = [row[0] for row in batch], [row[1] for row in batch]
+        taken = [row for row in range(len(batch)) if pause_ns != 3 or row % 3]
+        one, other = (table.claim(ids, [digests[row] for row in taken], taken, now_ns) for table in tables)
+        assert one == other
+        answers = np.zeros(len(one.fresh), ANSWER_DTYPE)
+        answers["decision"], answers["sequence"] = 1, np.arange(len(answers)) + now_ns
+        for table in tables:
+            if len(answers):
+                table.store(one.fresh_slots, answers)
+        assert (len(tables[0]), tables[0].evicted_early) == (len(tables[1]), tables[1].evicted_early)
+    for one_column, other_column in zip(*(table.dump(now_ns) for table in tables), strict=True):
+        assert np.array(one_column).tobytes() == np.array(other_column).tobytes()
 
 
 def play(pair: Pair, step: Step) -> None:

@@ -1,6 +1,7 @@
 """The way of a batch, on fakes: who is decided and who is not, and what survives when something fails on the way."""
 
 import asyncio
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from fraudgate.engines.placement import InlineEngine
 from fraudgate.errors import EngineFailed
 from fraudgate.guardrails.decision import Thresholds
-from fraudgate.idempotency import IdempotencyTable
+from fraudgate.idempotency import IdempotencyTable, payload_digests
 from fraudgate.limits import BATCH_ROWS_MAX, BUDGET_NS
 from fraudgate.pipeline import CANCELLED_NS
 from fraudgate.testing import FakeInference, run
@@ -109,6 +110,34 @@ def test_columns_that_come_along_are_used_as_they_are() -> None:
     one, other = Bench(), Bench()
     opened = run(one.clock, one.pipeline.score(batch, columns=open_batch(batch)))
     assert payload(opened) == payload(run(other.clock, other.pipeline.score(batch)))
+
+
+def test_what_a_native_front_end_adds_to_the_columns_changes_no_answer() -> None:
+    """Digests of all rows and ``plain`` texts come along; rows that are dead, invalid or retries need them too."""
+    rows = [*numbered(3), transaction(transaction_id="x", currency="eur"), *numbered(3)]
+    deadlines_ns = [0, 0, 0, 0, 0, START_NS, 0]
+    batches = [batch_of(rows, START_NS, deadlines_ns), batch_of(numbered(5, 1, amount_minor=1), START_NS)]
+    one, other = Bench(), Bench()
+    for batch in batches:
+        columns = open_batch(batch)
+        columns.plain, columns.digests = True, payload_digests(columns, range(columns.rows))
+        answers = run(one.clock, one.pipeline.score(batch, columns=columns))
+        assert payload(answers) == payload(run(other.clock, other.pipeline.score(batch)))
+    assert one.counters.copy() == other.counters.copy()
+    assert one.refusals.keys() == {"deadline", "invalid", "conflict"}
+
+
+def test_digests_that_come_along_are_the_ones_compared() -> None:
+    bench = Bench()
+    batch = batch_of(numbered(3), START_NS)
+    for digests, said in (
+        ([b"1" * 16, b"2" * 16, b"3" * 16], "OK"),
+        ([b"1" * 16, b"4" * 16, b"3" * 16], "ALREADY_EXISTS"),
+    ):
+        columns = open_batch(batch)
+        columns.digests = digests
+        answers = run(bench.clock, bench.pipeline.score(batch, columns=columns))
+        assert statuses(answers) == ["OK", said, "OK"]
 
 
 def test_what_is_kept_in_the_log() -> None:
@@ -367,6 +396,16 @@ def test_an_unusable_score_never_looks_like_one(score: float) -> None:
     assert answers["rules"].tolist() == [0, marks(Mark.RULES_ONLY), marks(Mark.SCORE_DECLINE)]
 
 
+def test_a_feature_beyond_float32_warns_nobody() -> None:
+    bench = Bench(FakeInference([0.1]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        answers = bench.score(transaction(attributes={"risk": 1e300}))
+    assert answers["rules"].tolist() == [RISKY]
+    assert bench.slabs[bench.inference.slots[0]].array[0, 1] == np.inf
+    assert bench.totals == {}
+
+
 def test_a_rule_that_fails_on_a_row_lifts_that_row() -> None:
     bench = Bench()
     answers = bench.score(transaction(), transaction(transaction_id="shaky", amount_minor=777))
@@ -465,7 +504,7 @@ def test_a_log_that_raises_costs_no_decision() -> None:
 
 def test_a_recorder_that_raises_costs_no_decision(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench()
-    monkeypatch.setattr(bench.recorder, "record_repeated", raising(ZeroDivisionError()))
+    monkeypatch.setattr(bench.recorder, "record_batch", raising(ZeroDivisionError()))
     answers = bench.score(*numbered(2))
     assert statuses(answers) == ["OK", "OK"]
     assert answers["decision"].tolist() == [APPROVE, APPROVE]

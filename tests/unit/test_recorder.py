@@ -5,14 +5,15 @@ import inspect
 import re
 import runpy
 import threading
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fraudgate.latency import histogram, recorder
-from fraudgate.latency.recorder import STAGES, TOTALS, Counters, Recorder
-from fraudgate.transaction import Decision, Fallback
+from fraudgate.latency.recorder import STAGES, TOTALS, Counters, Recorder, Waiting
+from fraudgate.transaction import Answers, Decision, Fallback, decided_rows
 
 MS = 1_000_000
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -103,6 +104,81 @@ def test_readers_on_other_threads_see_coherent_copies_while_the_loop_records() -
     reader.join()
     assert seen == sorted(seen)
     assert sum(intervals) + latency.since_reset()["total"].count == batches * 32
+
+
+def decided(count: int, seed: int = 0) -> Answers:
+    """Rows of one engine call, up to a second old."""
+    random = np.random.default_rng(seed)
+    stamps = np.cumsum(random.integers(0, 200 * MS, 4)) + 2_000 * MS
+    rows = decided_rows(count, 7, *stamps.tolist())
+    rows["arrival_ns"] = stamps[0] - random.integers(-5, 1_000 * MS, count)
+    rows["decision"], rows["fallback"] = random.integers(1, 4, count), random.integers(1, 6, count)
+    return rows
+
+
+def recorded(latency: Recorder) -> dict[str, list[tuple[int, int]]]:
+    """(bucket, count) by stage."""
+    found = latency.since_start()
+    return {name: list(zip(one.indices.tolist(), one.counts.tolist(), strict=True)) for name, one in found.items()}
+
+
+@pytest.mark.parametrize("batches", [1, 31, 32, 33, 70])
+def test_decided_batches_are_recorded_stage_by_stage_and_seen_at_once(batches: int) -> None:
+    latency, oracle, counters, counted = Recorder(), Recorder(), Counters(), Counter[tuple[int, int]]()
+    for i in range(batches):
+        rows = decided(1 + i % 32, seed=i)
+        latency.record_batch(rows)
+        counters.count_decisions(rows["decision"], rows["fallback"])
+        counted.update(zip(rows["decision"].tolist(), rows["fallback"].tolist(), strict=True))
+        stamps = [rows[name] for name in ("arrival_ns", "taken_up_ns", "gathered_ns", "inferred_ns", "answered_ns")]
+        for stage, start, end in zip(STAGES, stamps, stamps[1:], strict=False):
+            oracle.record(stage, end - start)
+        oracle.record("total", stamps[-1] - stamps[0])
+        if i % 9 == 0 or i in (30, 31, 32):
+            assert recorded(latency) == recorded(oracle)
+    assert recorded(latency) == recorded(oracle), "reading changes nothing"
+    assert {key: count for key, count in counters.copy().decisions.items() if count} == counted
+
+
+def test_a_reader_never_makes_the_recording_thread_wait() -> None:
+    seen: list[list[int]] = []
+    waiting = Waiting[int](seen.append)
+    with waiting.still:
+        for i in range(100):
+            waiting.put(i)
+        assert seen == [], "nothing is added up under a reader's eyes"
+        assert waiting.seen() == list(range(100))
+    waiting.put(100)
+    assert seen == [list(range(101))], "and nothing is lost"
+    with waiting.still:
+        assert waiting.seen() == []
+
+
+def test_readers_on_other_threads_see_every_decided_row_once() -> None:
+    latency, counters, batches, rows = Recorder(), Counters(), 3_000, decided(32)
+    totals: list[int] = []
+    decisions: list[int] = []
+    intervals: list[int] = []
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            totals.append(latency.since_start()["total"].count)
+            intervals.append(latency.reset(0).stages[STAGES.index("total")].count)
+            decisions.append(sum(counters.copy().decisions.values()))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for _ in range(batches):
+        latency.record_batch(rows)
+        counters.count_decisions(rows["decision"], rows["fallback"])
+    done.set()
+    reader.join()
+    assert totals == sorted(totals)
+    assert decisions == sorted(decisions)
+    assert sum(intervals) + latency.since_reset()["total"].count == batches * 32
+    assert sum(counters.copy().decisions.values()) == batches * 32
+    assert all(count % 32 == 0 for count in [*totals, *decisions]), "a batch is seen whole or not at all"
 
 
 def test_decisions_are_counted_by_decision_and_fallback() -> None:

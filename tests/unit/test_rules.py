@@ -199,8 +199,13 @@ def test_the_last_bit_is_the_last_rule() -> None:
 
 
 def test_usable_scores() -> None:
-    scores = np.array([0.0, 1.0, 0.5, -1e-7, 1.0000001, np.nan, np.inf, -np.inf], np.float32)
-    assert usable(scores).tolist() == [True] * 3 + [False] * 5
+    scores = np.array([0.0, 1.0, 0.5, -0.0, 1e-45, -1e-7, 1.0000001, np.nan, np.inf, -np.inf], np.float32)
+    found = usable(scores)
+    assert found is not None
+    assert found.tolist() == [True] * 5 + [False] * 5
+    assert usable(scores[:5]) is None
+    assert usable(scores[[0, 1, 2, 4]]) is None, "the common case: no negative zero"
+    assert all(usable(scores[i : i + 1]) is not None for i in range(5, 10))
 
 
 def test_a_score_of_an_unscored_row_is_not_read() -> None:

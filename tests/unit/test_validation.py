@@ -1,8 +1,11 @@
 """Every problem by its path, each range at its bounds, and the columnar pass against a row-by-row oracle."""
 
+import itertools
 import math
+import re
 import unicodedata
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -339,3 +342,12 @@ def test_the_columnar_pass_is_the_row_by_row_oracle(rows: list[dict[str, object]
     else:
         assert [PROBLEMS[number] for number in found] == expected
         assert Counter(expected)["", ""] < len(rows), "None says that every row is clean"
+    assert plain_too(columns, event_time_ns_max) == (None if found is None else found.tolist())
+
+
+def plain_too(columns: Columns, event_time_ns_max: int) -> list[int] | None:
+    """The numbers where the front end says that the texts are ``plain``, as it may only where they are."""
+    texts = filter(None, itertools.chain(columns.transaction_id, *columns.ids.values()))
+    plain = all(columns.transaction_id) and all(re.fullmatch("[ -~]{1,64}", text) for text in texts)
+    found = VALIDATOR.problems(replace(columns, plain=plain), event_time_ns_max)
+    return None if found is None else found.tolist()

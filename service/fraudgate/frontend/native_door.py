@@ -131,4 +131,6 @@ def opened(native: Any) -> Columns:
         attributes=native.attributes(),
         arrival_ns=arrival_ns,
         deadline_ns=deadline_ns,
+        plain=native.plain,
+        digests=native.digests(),
     )

@@ -74,8 +74,16 @@ def compile_tree(node: Node, features: Mapping[str, int]) -> Column:
         members = [compile_tree(member, features) for member in node.members]
         operand = compile_tree(node.operand, features)
         return _folded(_membership(node, operand, members), [operand, *members])
-    operands = [compile_tree(operand, features) for operand in node.operands]
+    operands = [compile_tree(operand, features) for operand in _operands(node)]
     return _folded(_call(node, operands), operands)
+
+
+def _operands(node: Call) -> list[Node]:
+    """The operands; of a chain of one logical operator, ``(a && b) && c``, all of it."""
+    first, *others = node.operands
+    if node.operator in ("_&&_", "_||_") and isinstance(first, Call) and first.operator == node.operator:
+        return [*_operands(first), *others]
+    return [first, *others]
 
 
 def _variable(name: str, features: Mapping[str, int]) -> Column:
@@ -129,28 +137,34 @@ def _composed(kernel: Callable[..., Result], operands: list[Column]) -> Run:
     return lambda inputs: kernel(*[run(inputs) for run in runs])
 
 
-def _conjunction(left: Column, right: Column) -> Run:
-    """``&&``; where the left side is false on every row, that is the answer and the right side is not looked at."""
-    first, second = left.run, right.run
+def _conjunction(*operands: Column) -> Run:
+    """``&&``; once no row is left that may be true, what follows is not looked at."""
+    first, *others = [operand.run for operand in operands]
 
     def run(inputs: RuleInputs) -> Result:
-        result = values, failed = first(inputs)
-        if failed is None and not np.count_nonzero(values):
-            return result
-        return kernels.logical_and(result, second(inputs))
+        result = first(inputs)
+        for other in others:
+            values, failed = result
+            if failed is None and not np.count_nonzero(values):
+                break
+            result = kernels.logical_and(result, other(inputs))
+        return result
 
     return run
 
 
-def _disjunction(left: Column, right: Column) -> Run:
-    """``||``; where the left side is true on every row, that is the answer and the right side is not looked at."""
-    first, second = left.run, right.run
+def _disjunction(*operands: Column) -> Run:
+    """``||``; once every row is true, what follows is not looked at."""
+    first, *others = [operand.run for operand in operands]
 
     def run(inputs: RuleInputs) -> Result:
-        result = values, failed = first(inputs)
-        if failed is None and np.count_nonzero(values) == values.size:
-            return result
-        return kernels.logical_or(result, second(inputs))
+        result = first(inputs)
+        for other in others:
+            values, failed = result
+            if failed is None and np.count_nonzero(values) == values.size:
+                break
+            result = kernels.logical_or(result, other(inputs))
+        return result
 
     return run
 
@@ -167,6 +181,8 @@ def _comparison(operator: str, left: Column, right: Column) -> Run:
     def run(inputs: RuleInputs) -> Result:
         a, a_failed = first(inputs)
         b, b_failed = second(inputs)
+        if a_failed is None and b_failed is None:
+            return compare(a, b), None
         return _strict_bool(compare(a, b), either(a_failed, b_failed))
 
     return run

@@ -21,7 +21,7 @@ class RuleInputs:
 
     rows: int
     score: Float64  # NaN where absent
-    scored: Bool  # False: the row has no score, and reading it is an error
+    scored: Bool | None  # False: the row has no score, and reading it is an error; None: every row has one
     amount_minor: Int64
     currency: list[str]
     ids: dict[str, list[str | None]]  # by name of ENTITIES; None reads as ""
@@ -29,12 +29,16 @@ class RuleInputs:
     attributes: list[dict[str, float]] | None  # None: no row has any
 
 
+# Of shape (), as constants are: what attributes are to a batch that has none.
+_ALL_ABSENT: Result = (np.array(0.0), np.array(True))
+_NONE_PRESENT: Result = (np.array(False), None)
+
 Texts = Callable[[RuleInputs], list[Any]]
 
 
 def read_score(inputs: RuleInputs) -> Result:
     """The score; an error on rows that have none."""
-    return inputs.score, ~inputs.scored if False in inputs.scored.tolist() else None
+    return inputs.score, None if inputs.scored is None else ~inputs.scored
 
 
 def read_amount_minor(inputs: RuleInputs) -> Result:
@@ -65,22 +69,22 @@ def attribute_reader(name: str) -> Callable[[RuleInputs], Result]:
 
     def run(inputs: RuleInputs) -> Result:
         if inputs.attributes is None:
-            return np.zeros(inputs.rows), np.ones(inputs.rows, np.bool_)
+            return _ALL_ABSENT
         values = [row.get(name) for row in inputs.attributes]
         if None not in values:
             return np.array(values, np.float64), None
         missing = np.array([value is None for value in values], np.bool_)
-        return np.array([value or 0.0 for value in values], np.float64), missing
+        return np.array([0.0 if value is None else value for value in values], np.float64), missing
 
     return run
 
 
 def presence_reader(name: str) -> Callable[[RuleInputs], Result]:
     """Where an attribute is present."""
-    return lambda inputs: (_present(name, inputs), None)
 
+    def run(inputs: RuleInputs) -> Result:
+        if inputs.attributes is None:
+            return _NONE_PRESENT
+        return np.array([name in row for row in inputs.attributes], np.bool_), None
 
-def _present(name: str, inputs: RuleInputs) -> Bool:
-    if inputs.attributes is None:
-        return np.zeros(inputs.rows, np.bool_)
-    return np.array([name in row for row in inputs.attributes], np.bool_)
+    return run

@@ -24,8 +24,8 @@ DEFAULT_RULES = Path(__file__).parent / "rules" / "default.yaml"
 
 _VERSION_HEX = 12
 _FILE_BYTES_MAX = 1 << 20
-_BITS = 64
-_WORD = np.dtype("<u8")
+_WORD = np.dtype(np.uint64)
+_ERROR = np.array(1 << Mark.RULE_ERROR, _WORD)
 
 
 class ActionMask(NamedTuple):
@@ -43,6 +43,8 @@ class RuleSet:
     """The first 12 hex digits of the SHA-256 of the file."""
     rules: tuple[Rule, ...]
     conditions: tuple[Run, ...]
+    bits: tuple[UInt64, ...]
+    """By rule: its bit as an array of shape (), which meets columns without conversion."""
     table: RuleTexts
     masks: dict[str, ActionMask]
     """By action."""
@@ -83,21 +85,25 @@ class RuleSet:
         bits = {action: sum(1 << bit for bit, rule in enumerate(rules) if rule.action == action) for action in ACTIONS}
         masks = {action: ActionMask(mask, np.array(mask, np.uint64)) for action, mask in bits.items()}
         table = RuleTexts(version, tuple((rule.id, rule.code, rule.text) for rule in rules), mark_texts())
-        return cls(version, tuple(rules), tuple(conditions), table, masks)
+        by_rule = tuple(np.array(1 << bit, _WORD) for bit in range(len(rules)))
+        return cls(version, tuple(rules), tuple(conditions), by_rule, table, masks)
 
     def __repr__(self) -> str:
         return f"<RuleSet {self.version} [{len(self.rules)} rules]>"
 
     def evaluate(self, inputs: RuleInputs) -> UInt64:
-        """The rules that fired on each row, and Mark.RULE_ERROR where a rule failed. UInt64[rows]."""
-        fired = np.zeros((inputs.rows, _BITS), np.bool_)
-        with np.errstate(all="ignore"):
-            for bit, condition in enumerate(self.conditions):
-                values, failed = condition(inputs)
-                fired[:, bit] = values
-                if failed is not None:
-                    fired[:, Mark.RULE_ERROR] |= failed
-        return np.packbits(fired, bitorder="little").view(_WORD)
+        """The rules that fired on each row, and Mark.RULE_ERROR where a rule failed. UInt64[rows].
+
+        Callers hold ``np.errstate(all="ignore")``.
+        """
+        bits = np.zeros(inputs.rows, _WORD)
+        for bit, condition in zip(self.bits, self.conditions, strict=True):
+            values, failed = condition(inputs)
+            if np.count_nonzero(values):
+                bits |= values * bit
+            if failed is not None:
+                bits |= failed * _ERROR
+        return bits
 
     def reasons(self, bits: int) -> Rendered:
         """One row's reasons, (code, text) pairs, and the ids of its fired rules."""

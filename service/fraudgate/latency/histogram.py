@@ -36,7 +36,7 @@ RANGE_TOP_NS = (1 << HIGHEST_NS.bit_length()) - 1
 
 
 def indices_of(values_ns: Int64) -> Int64:
-    """The cells of ``values_ns`` (int64[n], any sign); shape int64[n]."""
+    """The cells of ``values_ns`` (int64 of any shape and sign), in their shape."""
     assert values_ns.dtype == np.int64
     indices = values_ns.view(np.uint64).astype(np.float64).view(np.int64)
     indices >>= _FLOAT_SHIFT
@@ -76,6 +76,11 @@ class Filled(NamedTuple):
         """Copy int64[CELLS] that another thread may be adding to: each count is of some instant during the call."""
         indices = np.flatnonzero(cells != 0)
         return cls(indices, cells[indices])
+
+    def plus(self, cells: Int64) -> "Filled":
+        """With one value more in each of these cells, int64[k], which may repeat."""
+        ones = np.ones(len(cells), np.int64)
+        return Filled(*_added_up(np.concatenate((self.indices, cells)), np.concatenate((self.counts, ones))))
 
     def since(self, earlier: "Filled") -> "Filled":
         """What was added after ``earlier``, an older copy of the same cells."""

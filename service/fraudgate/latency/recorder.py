@@ -1,20 +1,21 @@
-"""Recording on the scoring loop: a few hundred nanoseconds a value, no clock, no lock.
+"""Recording on the scoring loop: no clock, and never a wait.
 
 One thread, the scoring loop, records. Any thread may read: a reader copies the counts and derives everything from its
-copy, so what it sees is coherent within a stage; of a batch that is being recorded at that instant it may see a part,
-and sees the rest next time. Nothing is ever set back to zero: ``reset`` keeps a copy and later reports are differences
-from it, so no value is lost or counted twice, and ``/metrics`` stays monotonic.
+copy, so what it sees is coherent within a stage. Decided batches wait until they are added up 32 at a time; a reader
+adds those that wait to its own copy, and while it copies, they wait longer. Nothing is ever set back to zero: ``reset``
+keeps a copy and later reports are differences from it, so no value is lost or counted twice, and ``/metrics`` stays
+monotonic.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
 from fraudgate.latency.histogram import CELLS, Distribution, Filled, LatencyReport, index_of, indices_of, summarise
 from fraudgate.limits import BATCH_ROWS_MAX, BUDGET_NS
-from fraudgate.transaction import Decision, Fallback, Int64, UInt8
+from fraudgate.transaction import ANSWER_DTYPE, Answers, Decision, Fallback, Int64, UInt8
 
 STAGES = ("queue", "features", "inference", "guardrails", "total", "respond", "loop_stall", "gc_pause")
 
@@ -36,6 +37,39 @@ TOTALS = {
 }
 """Every named total and its help text; all of them are exported from the start, at 0."""
 
+_STAMPS = ("arrival_ns", "taken_up_ns", "gathered_ns", "inferred_ns", "answered_ns")
+"""Each of the first four stages lies between two of them, in order; ``total`` between the first and the last."""
+
+_WAITING_MAX = 32
+_T = TypeVar("_T")
+
+
+class Waiting(Generic[_T]):
+    """What is recorded but not added up: NumPy adds many batches up for little more than one.
+
+    One thread puts; any may read. The one that puts never waits: nothing is added up while a reader holds ``still``.
+    """
+
+    def __init__(self, add_up: Callable[[list[_T]], None]) -> None:
+        self.still = Lock()
+        self._add_up = add_up
+        self._things: list[_T] = []
+
+    def put(self, thing: _T) -> None:
+        """Record it: its values must not change any more."""
+        self._things.append(thing)
+        if len(self._things) >= _WAITING_MAX and self.still.acquire(blocking=False):
+            try:
+                things, self._things = self._things, []
+                self._add_up(things)
+            finally:
+                self.still.release()
+
+    def seen(self) -> list[_T]:
+        """What waits now; for a reader that holds ``still`` and has copied, or will copy, what is added up."""
+        assert self.still.locked()
+        return self._things.copy()
+
 
 class Recorder:
     """HDR histograms of every stage, in nanoseconds. One thread writes; see the module for readers."""
@@ -47,10 +81,19 @@ class Recorder:
         self._views = {stage: cells.data for stage, cells in self._cells.items()}  # faster than NumPy for one
         self._base: tuple[int, Mapping[str, Filled]] = (now_ns, {})
         self._resetting = Lock()  # between readers only; recording never takes it
+        self._waiting: Waiting[Answers] = Waiting(self._add_up)
 
     def __repr__(self) -> str:
         total = self.since_start()["total"]
         return f"<Recorder [{total.count:,} decisions, p99 {total.percentile(99) / 1e6:.3f} ms]>"
+
+    def record_batch(self, decided: Answers) -> None:
+        """Record the five stages of rows decided now: ANSWER_DTYPE[n], which nobody may change from here on."""
+        self._waiting.put(decided)
+
+    def _add_up(self, batches: Sequence[Answers]) -> None:
+        for stage, indices in _stage_indices(batches).items():
+            np.add.at(self._cells[stage], indices, 1)
 
     def record(self, stage: str, values_ns: Int64) -> None:
         """Record int64[n]. Below 0 counts as 0, above the range as its top; both are counted apart."""
@@ -90,7 +133,20 @@ class Recorder:
         return summarise(_distributions(copy, base), self.budget_ns, now_ns - start_ns)
 
     def _copy(self) -> dict[str, Filled]:
-        return {stage: Filled.copy(cells) for stage, cells in self._cells.items()}
+        with self._waiting.still:
+            copy = {stage: Filled.copy(cells) for stage, cells in self._cells.items()}
+            waiting = self._waiting.seen()
+        if waiting:
+            copy |= {stage: copy[stage].plus(indices) for stage, indices in _stage_indices(waiting).items()}
+        return copy
+
+
+def _stage_indices(batches: Sequence[Answers]) -> dict[str, Int64]:
+    """The cells of decided rows by stage."""
+    rows = np.frombuffer(b"".join([batch.tobytes() for batch in batches]), ANSWER_DTYPE)  # cheaper than concatenate()
+    stamps = np.array([rows[name] for name in _STAMPS])
+    indices = indices_of(np.concatenate((np.diff(stamps, axis=0), stamps[-1:] - stamps[:1])))
+    return dict(zip(STAGES, indices, strict=False))
 
 
 def _distributions(copy: Mapping[str, Filled], base: Mapping[str, Filled]) -> dict[str, Distribution]:
@@ -111,21 +167,24 @@ class Counters:
 
     def __init__(self) -> None:
         self.batches = 0
-        self._decisions = [0] * 256  # by decision << 3 | fallback
+        self._decisions = np.zeros(256, np.int64)  # by decision << 3 | fallback
+        self._waiting: Waiting[tuple[UInt8, UInt8]] = Waiting(self._add_up)
         self._refusals: dict[str, int] = {}
         self._batch_rows = [0] * (BATCH_ROWS_MAX + 1)
         self._totals = dict.fromkeys(TOTALS, 0)
         self._sources: list[Callable[[], Mapping[str, int]]] = []
 
     def __repr__(self) -> str:
-        refused = sum(self._refusals.values())
-        return f"<Counters [{sum(self._decisions[8:]):,} decisions, {refused:,} refusals, {self.batches:,} batches]>"
+        copy = self.copy()
+        decided, refused = sum(copy.decisions.values()), sum(copy.refusals.values())
+        return f"<Counters [{decided:,} decisions, {refused:,} refusals, {self.batches:,} batches]>"
 
     def count_decisions(self, decision: UInt8, fallback: UInt8) -> None:
         """Count rows by (decision, fallback), both uint8[n]; rows whose decision is 0 have none and are left out."""
-        keys = (decision << 3 | fallback).tobytes()
-        for key in set(keys):
-            self._decisions[key] += keys.count(key)
+        self._waiting.put((decision, fallback))
+
+    def _add_up(self, columns: Sequence[tuple[UInt8, UInt8]]) -> None:
+        self._decisions += _decisions(columns)
 
     def count_refusal(self, reason: str, n: int = 1) -> None:
         """Count transactions that ended with a status; ``reason`` is a constant of ours, never a client's text."""
@@ -144,6 +203,12 @@ class Counters:
         self._sources.append(source)
 
     def copy(self) -> CountersCopy:
+        with self._waiting.still:
+            counted = self._decisions.copy()
+            waiting = self._waiting.seen()
+        if waiting:
+            counted += _decisions(waiting)
+        decisions = {(d, f): int(counted[d << 3 | f]) for d in Decision for f in Fallback}
         refusals, totals = dict(self._refusals), dict(self._totals)
         for source in self._sources:
             for name, n in source().items():
@@ -151,5 +216,10 @@ class Counters:
                     totals[name] += n
                 elif n:
                     refusals[name] = refusals.get(name, 0) + n
-        decisions = {(d, f): self._decisions[d << 3 | f] for d in Decision for f in Fallback}
         return CountersCopy(decisions, refusals, tuple(self._batch_rows), totals)
+
+
+def _decisions(columns: Sequence[tuple[UInt8, UInt8]]) -> Int64:
+    """Rows by decision << 3 | fallback, int64[256]."""
+    decision, fallback = map(np.concatenate, zip(*columns, strict=True))
+    return np.bincount(decision << 3 | fallback, minlength=256)
