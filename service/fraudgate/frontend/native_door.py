@@ -92,8 +92,7 @@ class NativeDoor:
         native = batch.columns
         try:
             columns = opened(native)
-            record = _import_batch(native.arrow_address(), REQUEST_SCHEMA)
-            answers = await self._pipeline.score(record, batch.closed_ns, batch.idle_ns, columns)
+            answers = await self._pipeline.score(record_batch(native), batch.closed_ns, batch.idle_ns, columns)
             refused = self._refused(batch, columns, answers) if answers["status"].any() else []
             self._native.answer(batch, answers.tobytes(), refused, self._renderer.tail)
         except Exception:  # the batch must end: its callers get INTERNAL and may retry with the same ids
@@ -115,6 +114,11 @@ class NativeDoor:
                 refusal = refusals.BY_STATUS[status]
             refused.append((row, wire(refusal)))
         return refused
+
+
+def record_batch(native: Any) -> pa.RecordBatch:
+    """The RecordBatch over a native batch's memory."""
+    return _import_batch(native.arrow_address(), REQUEST_SCHEMA)
 
 
 def opened(native: Any) -> Columns:

@@ -1,0 +1,254 @@
+"""The native front end over real connections, beside an echo of the same crate and beside the grpc.aio front end.
+
+All servers stand at once and are loaded in turn, pair by pair, by the native load generator: closed loop for what a
+decision costs, open loop with latency from the intended send time for how long a caller waits. The service holds 40
+days of history and decides everything: validation, idempotency, windows, INT8 inference, rules, recording. Medians of
+``PAIRS`` pairs; differences with a bootstrap interval. ``python -m benchmarks.native [--json]``.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import re
+import statistics
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks import traffic
+from fraudgate import load
+from fraudgate.demo.server import Ports, Server, free_ports, serve_command, to_toml
+from fraudgate.limits import BATCH_ROWS_MAX, SECOND_NS
+from fraudgate.scheduling import prefer_batches
+from fraudgate.simulator import simulate
+
+PAIRS = 5
+IN_FLIGHT, CONNECTIONS = 512, 4
+SATURATED_SECONDS, OPEN_SECONDS, LONE_SECONDS = 2.0, 3.0, 2.0
+OPEN_RATE, LONE_RATE = 10_000.0, 100.0
+FOLLOWING_DAYS = 20
+EVENT_NOW = "2031-01-01T00:00:00+00:00"
+"""After every event that a run of any length can send."""
+RESAMPLES = 10_000
+GRACE_NS = 5 * SECOND_NS
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A running server and where its metrics are."""
+
+    server: Server
+    ops: int
+
+
+@dataclass(frozen=True, slots=True)
+class Saturated:
+    """One server at its limit."""
+
+    cpu_us_per_call: float
+    calls_per_second: float
+    p99_ms: float
+    python_us_per_batch: float
+    generator_us_per_call: float
+
+
+class Traffic:
+    """Simulated history, and the transactions after it; every run has ids of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        table = simulate(traffic.SEED, traffic.CUSTOMERS, traffic.TERMINALS, traffic.HISTORY_DAYS + FOLLOWING_DAYS)
+        times_ns = table["event_time"].cast("int64").to_numpy()
+        day = times_ns[0] // traffic.DAY_NS * traffic.DAY_NS
+        first = int(np.searchsorted(times_ns, day + traffic.HISTORY_DAYS * traffic.DAY_NS))
+        self.history = folder / "history.parquet"
+        pq.write_table(table.slice(0, first), self.history)
+        self._rows: pa.RecordBatch = load.columns_of(table.slice(first))
+        self._runs = 0
+
+    def workload(self) -> Any:
+        """Transactions nobody has sent before, in event order, at their own event times."""
+        self._runs += 1
+        return load.native().Workload(self._rows, f"run{self._runs}", event_time_now=False)
+
+
+@contextmanager
+def service(folder: Path, history: Path, frontend: str, **batching: str | int) -> Iterator[Place]:
+    """A whole service in a child process."""
+    ports = free_ports()
+    addresses = {"data": ports.data, "control": ports.control, "ops": ports.ops}
+    sections: Mapping[str, Mapping[str, str | int | float | bool]] = {
+        "server": {f"{name}_address": f"127.0.0.1:{port}" for name, port in addresses.items()},
+        "features": {"history": str(history)},
+        "event_time": {"now": EVENT_NOW},
+        "batching": batching,
+    }
+    path = folder / f"{ports.data}.toml"
+    path.write_text(to_toml(sections), encoding="utf-8")
+    with Server(frontend, serve_command(path, frontend), ports, lambda _line: None) as server:
+        asyncio.run(server.serving())
+        yield Place(server, ports.ops)
+
+
+@contextmanager
+def echo() -> Iterator[Place]:
+    """The transport alone, in a child process."""
+    ports: Ports = free_ports()
+    command = [sys.executable, "-m", "benchmarks.native_echo", str(ports.data)]
+    with Server("echo", command, ports, lambda _line: None) as server:
+        asyncio.run(server.serving())
+        yield Place(server, 0)
+
+
+def run(place: Place, workload: Any, pace: load.Pace) -> load.LoadReport:
+    """One run of load, of which every call must be answered with a decision."""
+    destination = load.Destination(place.server.target, CONNECTIONS)
+    report = load.Run(destination, pace, workload, GRACE_NS).run()
+    if report.lost_calls or set(report.statuses) != {"OK"}:
+        raise RuntimeError(f"{place.server.name}: lost {report.lost}, statuses {report.statuses}")
+    return report
+
+
+def saturate(place: Place, workload: Any, in_flight: int = IN_FLIGHT) -> Saturated:
+    """As many calls as it takes, closed loop: CPU of the server's whole process, and of its scoring thread."""
+    before = _cpu_ns(place), _thread_ns(place), _batches(place)
+    pace = load.Pace(int(SATURATED_SECONDS * SECOND_NS), concurrency=in_flight)
+    report = run(place, workload, pace)
+    cpu_ns, thread_ns = _cpu_ns(place) - before[0], _thread_ns(place) - before[1]
+    batches = _batches(place) - before[2]
+    return Saturated(
+        cpu_us_per_call=cpu_ns / 1_000 / report.answered,
+        calls_per_second=report.answered_per_second,
+        p99_ms=report.decided.percentile(99) / 1e6,
+        # Batches that were not full count by their rows: a full one is 32 decisions.
+        python_us_per_batch=thread_ns / 1_000 / report.answered * BATCH_ROWS_MAX if batches else 0.0,
+        generator_us_per_call=report.cpu_us_per_call,
+    )
+
+
+def _cpu_ns(place: Place) -> int:
+    """CPU of all threads of the process, to the nanosecond."""
+    tasks = Path(f"/proc/{place.server.pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
+
+
+def _thread_ns(place: Place) -> int:
+    """CPU of the main thread: the scoring loop."""
+    pid = place.server.pid
+    return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0])
+
+
+def _batches(place: Place) -> int:
+    if not place.ops:
+        return 0
+    with urllib.request.urlopen(f"http://127.0.0.1:{place.ops}/metrics", timeout=5) as answer:
+        found = re.search(r"^fraudgate_batch_rows_count (\S+)", answer.read().decode(), re.MULTILINE)
+    return int(float(found[1])) if found else 0
+
+
+def open_loop(place: Place, workload: Any, rate: float, seconds: float, seed: int) -> tuple[float, float, float]:
+    """p50, p99 and p99.9 in milliseconds, Poisson arrivals."""
+    report = run(place, workload, load.Pace(int(seconds * SECOND_NS), rate=rate, arrivals="poisson", seed=seed))
+    p50, p99, p999 = (report.decided.percentile(percent) / 1e6 for percent in (50, 99, 99.9))
+    return p50, p99, p999
+
+
+def interval(pairs: Sequence[tuple[float, float]], seed: int = 1) -> tuple[float, float]:
+    """The 95 % bootstrap interval of the median difference within pairs."""
+    differences, source = [ours - echo for ours, echo in pairs], random.Random(seed)
+    medians = sorted(statistics.median(source.choices(differences, k=len(pairs))) for _ in range(RESAMPLES))
+    return medians[int(0.025 * RESAMPLES)], medians[int(0.975 * RESAMPLES) - 1]
+
+
+def costs(ours: Place, theirs: Place, made: Traffic) -> dict[str, float]:
+    """What a decision costs at saturation, beside the echo."""
+    for place in (ours, theirs):
+        saturate(place, made.workload())  # warm
+    pairs = [(saturate(ours, made.workload()), saturate(theirs, made.workload())) for _ in range(PAIRS)]
+    mine, echoes = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    low, high = interval([(each.cpu_us_per_call, other.cpu_us_per_call) for each, other in pairs])
+    return {
+        "native_cpu_us_per_decision": round(_median(mine, "cpu_us_per_call"), 2),
+        "native_echo_cpu_us_per_call": round(_median(echoes, "cpu_us_per_call"), 2),
+        "native_over_echo_us": round(
+            statistics.median(each.cpu_us_per_call - other.cpu_us_per_call for each, other in pairs), 2
+        ),
+        "native_over_echo_us_low": round(low, 2),
+        "native_over_echo_us_high": round(high, 2),
+        "native_decisions_per_second": round(_median(mine, "calls_per_second")),
+        "native_echo_calls_per_second": round(_median(echoes, "calls_per_second")),
+        "native_saturated_p99_ms": round(_median(mine, "p99_ms"), 2),
+        "python_cpu_us_per_batch": round(_median(mine, "python_us_per_batch"), 1),
+        "native_generator_cpu_us_per_call": round(_median(mine, "generator_us_per_call"), 2),
+    }
+
+
+def tails(ours: Place, theirs: Place, made: Traffic) -> dict[str, float]:
+    """How long callers wait at 10,000/s, Poisson, beside the echo."""
+    measure: Callable[..., tuple[float, float, float]] = partial(open_loop, rate=OPEN_RATE, seconds=OPEN_SECONDS)
+    measure(ours, made.workload(), seed=0)  # warm
+    pairs = [
+        (measure(ours, made.workload(), seed=seed), measure(theirs, made.workload(), seed=seed))
+        for seed in range(1, PAIRS + 1)
+    ]
+    low, high = interval([(mine[1], other[1]) for mine, other in pairs])
+    return {
+        "native_p99_ms_at_10k": round(statistics.median(mine[1] for mine, _ in pairs), 2),
+        "native_p999_ms_at_10k": round(statistics.median(mine[2] for mine, _ in pairs), 2),
+        "native_echo_p99_ms_at_10k": round(statistics.median(other[1] for _, other in pairs), 2),
+        "native_echo_p999_ms_at_10k": round(statistics.median(other[2] for _, other in pairs), 2),
+        "native_over_echo_p99_ms_low": round(low, 2),
+        "native_over_echo_p99_ms_high": round(high, 2),
+    }
+
+
+def _median(rounds: Sequence[Saturated], name: str) -> float:
+    return statistics.median(getattr(each, name) for each in rounds)
+
+
+def figures() -> dict[str, float]:
+    """The figures of the results file. Nothing where the wheel fraudgate-ingress is not installed."""
+    try:
+        load.native()
+    except load.ConfigError as error:
+        print(f"  native: skipped, {error}", file=sys.stderr)
+        return {}
+    prefer_batches()
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        folder = Path(name)
+        made = Traffic(folder)
+        ours = stack.enter_context(service(folder, made.history, "native", budget_ns=0))
+        theirs = stack.enter_context(echo())
+        found = costs(ours, theirs, made) | tails(ours, theirs, made)
+        with service(folder, made.history, "aio", budget_ns=0) as aio:
+            saturate(aio, made.workload(), 128)
+            aio_us = statistics.median(saturate(aio, made.workload(), 128).cpu_us_per_call for _ in range(3))
+        with service(folder, made.history, "native", policy="eager") as eager:
+            lone = [open_loop(eager, made.workload(), LONE_RATE, LONE_SECONDS, seed)[0] for seed in range(3)]
+    return found | {
+        "native_times_cheaper_than_aio": round(aio_us / found["native_cpu_us_per_decision"], 2),
+        "native_aio_cpu_us_per_decision": round(aio_us, 1),
+        "native_lone_p50_ms": round(statistics.median(lone), 3),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    args = parser.parse_args()
+    results = figures()
+    print(json.dumps(results) if args.json else "\n".join(f"{key:34} {value:>12,}" for key, value in results.items()))
+
+
+if __name__ == "__main__":
+    main()
