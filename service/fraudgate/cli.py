@@ -11,6 +11,7 @@ from fraudgate.errors import FraudgateError
 VERBS = {
     "demo": "replay a real week of card transactions through Score() and judge the answers",
     "serve": "run the service",
+    "load": "send load to a running server and measure what a caller sees",
     "report": "print latency percentiles per stage from .hlog files or a running server",
     "replay": "prove from a batch log that the same arrivals give the same batches",
     "model": "list and check the models of a repository",
