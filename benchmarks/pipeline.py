@@ -3,7 +3,8 @@
 The store holds 40 days of history, so every window is full. All is in it: RecordBatch, validation, idempotency, exact
 windows, packing, INT8 inference, rules, recording and rendering. CPU time of this thread, median over rounds. With the
 wheel fraudgate-ingress its codec and kernels are used, and decoding the requests is in the time, too; the reference in
-Python alone is reported beside it, from decoded requests. ``python -m benchmarks.pipeline [--json] [--log] [--profile]``.
+Python alone is reported beside it, from decoded requests.
+``python -m benchmarks.pipeline [--json] [--log] [--reference] [--profile]``.
 """
 
 import argparse
