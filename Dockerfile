@@ -1,6 +1,20 @@
-# The server with the [cpu] engine and the models of models/repository. Pin the base by digest where it matters:
-#   docker build --build-arg PYTHON_IMAGE=python:3.11-slim@sha256:... -t fraudgate .
+# The server with the native front end, the [cpu] engine and the models of models/repository. Pin the bases by digest where
+# it matters: docker build --build-arg PYTHON_IMAGE=python:3.11-slim@sha256:... -t fraudgate .
 ARG PYTHON_IMAGE=python:3.11-slim
+# Its C library must be that of PYTHON_IMAGE, or older.
+ARG RUST_IMAGE=rust:1.88-slim-bookworm
+
+FROM ${PYTHON_IMAGE} AS maturin
+WORKDIR /src
+COPY requirements-dev.txt ./
+RUN sed -n '/^maturin==/,/[^\\]$/p' requirements-dev.txt > maturin.txt \
+    && pip install --no-cache-dir --no-deps --require-hashes --only-binary :all: --target /maturin -r maturin.txt
+
+FROM ${RUST_IMAGE} AS ingress
+COPY --from=maturin /maturin/bin/maturin /usr/local/bin/
+WORKDIR /src
+COPY service/ingress ./
+RUN maturin build --release --locked --compatibility linux --out /dist
 
 FROM ${PYTHON_IMAGE} AS build
 RUN python -m venv /opt/fraudgate
@@ -9,7 +23,8 @@ WORKDIR /src
 COPY requirements.txt ./
 RUN pip install --no-cache-dir --require-hashes --only-binary :all: -r requirements.txt
 COPY pyproject.toml README.md LICENSE ./
-COPY service ./service
+COPY service/fraudgate ./service/fraudgate
+COPY --from=ingress /dist /dist
 # The wheel is built with the setuptools of requirements.txt: nothing unhashed is fetched.
 RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /dist . \
     && pip install --no-cache-dir --no-deps /dist/*.whl

@@ -1,8 +1,12 @@
-# Every verb sets up ./.venv by itself. Needs make and Python >= 3.11 with venv, nothing else.
+# Every verb sets up ./.venv by itself. Needs make and Python >= 3.11 with venv; with cargo and a C compiler the native front
+# end is built too, unless NATIVE=no.
 # ARGS goes to the program behind a verb: make demo ARGS="--json demo.json", make test ARGS="-k gate".
 
 BIN := .venv/bin
 READY := .venv/.stamp-dev
+NATIVE_READY := .venv/.stamp-ingress
+CRATE := $(shell find service/ingress -name target -prune -o -type f ! -name '*.md' -print)
+export NATIVE
 TRAINABLE := $(BIN)/python -c 'from importlib.util import find_spec; raise SystemExit(not all(map(find_spec, ("onnx", "sklearn", "torch", "xgboost"))))'
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make requirements" pyproject.toml
@@ -15,15 +19,20 @@ help: ## list the verbs
 $(READY): pyproject.toml requirements-dev.txt
 	@sh .ci/venv
 
-setup: $(READY) ## make ./.venv with the fraudgate command, and nothing else
+# No stamp without a toolchain: then every verb says so, and builds once there is one.
+$(NATIVE_READY): $(CRATE) .ci/ingress | $(READY)
+	@sh .ci/ingress build
 
-demo: $(READY) ## score a real week of card transactions over gRPC and print what it took
+setup: $(READY) $(NATIVE_READY) ## make ./.venv with the fraudgate command, and nothing else
+
+demo: $(READY) $(NATIVE_READY) ## score a real week of card transactions over gRPC and print what it took
 	@$(BIN)/fraudgate demo $(ARGS)
 
-test: $(READY) ## the test suite, under 5 minutes
+test: $(READY) $(NATIVE_READY) ## the test suite, under 5 minutes
+	@sh .ci/ingress test
 	@$(BIN)/pytest -m "not slow and not gpu" $(ARGS)
 
-test-slow: $(READY) ## the suites that take minutes
+test-slow: $(READY) $(NATIVE_READY) ## the suites that take minutes
 	@$(BIN)/pytest -m slow $(ARGS)
 
 test-train: $(READY) ## the training recipe on a small sample, where [train] is installed
@@ -35,12 +44,13 @@ check: $(READY) ## format, lint, types, Dockerfile, protos up to date, tidy test
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/hadolint Dockerfile
-	@$(BIN)/pytest tests/test_protos.py tests/test_repository.py tests/test_tidy.py
+	@sh .ci/ingress check
+	@$(BIN)/pytest tests/test_crate.py tests/test_protos.py tests/test_repository.py tests/test_tidy.py
 
-bench: $(READY) ## the benchmarks, under 8 minutes; writes benchmarks/results/latest.json
+bench: $(READY) $(NATIVE_READY) ## the benchmarks, under 8 minutes; writes benchmarks/results/latest.json
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-bench-%: $(READY)
+bench-%: $(READY) $(NATIVE_READY)
 	@$(BIN)/python -m benchmarks $* $(ARGS)
 
 protos: $(READY) ## regenerate the stubs in service/fraudgate/v1

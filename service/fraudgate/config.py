@@ -41,6 +41,7 @@ class Server(_Section, forbid_unknown_fields=True, frozen=True):
     control_address: str = "127.0.0.1:50052"
     ops_address: str = "127.0.0.1:8080"
     frontend: Literal["auto", "native", "aio"] = "auto"
+    """auto = native where fraudgate-ingress is installed, else aio."""
     insecure: bool = False
     streams_max: _Positive = 4_096
     """Concurrent calls of one connection."""

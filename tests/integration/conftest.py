@@ -1,13 +1,29 @@
 """What the tests over the wire share."""
 
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from tests.integration import server
 from tests.integration.server import publish_small_model
+
+FRONTENDS = ("aio",)
+"""What the tests of the data plane run on."""
 
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model repository with one small model for the schema "handbook"."""
     return publish_small_model(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module", params=FRONTENDS)
+def frontend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every server that the tests of this module start has this front end."""
+    if request.param == "native" and find_spec("fraudgate_ingress") is None:
+        pytest.skip("the native front end is not built; 'sh .ci/ingress build' does it, or says what is missing")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server, "frontend", request.param)
+        yield request.param

@@ -1,15 +1,16 @@
 """gRPC calls written by hand, frame by frame, for what no gRPC client would send: a message that is cut, a connection
-that is dropped, a deadline that has passed, an encoding that nobody knows, thousands of calls in one write.
-RFC 9113 and, without Huffman, RFC 7541.
+that is dropped, a deadline that has passed, an encoding that nobody knows, thousands of calls in one write. RFC 9113.
 """
 
 import asyncio
+import base64
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Self
 
+from hpack import Decoder
+
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, WINDOW_UPDATE = 0x0, 0x1, 0x3, 0x4, 0x6, 0x8
 END_STREAM, END_HEADERS, ACK = 0x1, 0x4, 0x1
-_HEADER_TABLE_SIZE, _GRPC_TRUE_BINARY = 0x1, 0xFE03
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _WINDOW_MAX = 2**31 - 1
 WINDOW_DEFAULT = 65_535
@@ -44,17 +45,14 @@ class RawConnection:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self.writer = reader, writer
+        self._decoder = Decoder()
 
     @classmethod
     async def open(cls, port: int) -> Self:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         connection = cls(reader, writer)
         writer.write(_PREFACE)
-        # Without a dynamic table, every header but the static ones comes spelt out, and bytes come as bytes.
-        settings = {_HEADER_TABLE_SIZE: 0, _GRPC_TRUE_BINARY: 1}
-        connection.write(
-            SETTINGS, 0, 0, b"".join(key.to_bytes(2) + value.to_bytes(4) for key, value in settings.items())
-        )
+        connection.write(SETTINGS, 0, 0, b"")
         connection.write(WINDOW_UPDATE, 0, 0, (_WINDOW_MAX - WINDOW_DEFAULT).to_bytes(4))
         return connection
 
@@ -91,11 +89,11 @@ class RawConnection:
         while wanted and (frame := await self.read_frame()) is not None:
             if frame.kind in (SETTINGS, PING) and not frame.flags & ACK:
                 self.write(frame.kind, ACK, 0, frame.payload if frame.kind == PING else b"")
-            elif frame.kind == HEADERS and frame.flags & END_STREAM:
+            elif frame.kind == HEADERS:
                 assert frame.flags & END_HEADERS
-                headers = _headers(frame.payload)
-                details = headers.get("grpc-status-details-bin", b"").removeprefix(b"\0")
-                ends[frame.stream] = RawEnd(headers["grpc-status"].decode(), details)
+                headers = dict(self._decoder.decode(frame.payload))
+                if frame.flags & END_STREAM:
+                    ends[frame.stream] = RawEnd(headers["grpc-status"], _unpadded(headers))
             elif frame.kind == RST_STREAM:
                 ends.setdefault(frame.stream, RawEnd("reset"))
             wanted.discard(frame.stream if frame.stream in ends else 0)
@@ -134,38 +132,7 @@ def _text(text: str) -> bytes:
     return bytes([len(data)]) + data
 
 
-def _headers(block: bytes) -> dict[str, bytes]:
-    """The literal headers of a block; those with a name from the static table, or Huffman-coded, are left out."""
-    found: dict[str, bytes] = {}
-    at = 0
-    while at < len(block):
-        first = block[at]
-        if first & 0x80:
-            _, at = _integer(block, at, 7)
-        elif first & 0xE0 == 0x20:
-            _, at = _integer(block, at, 5)
-        else:
-            index, at = _integer(block, at, 6 if first & 0x40 else 4)
-            name, at = (None, at) if index else _string(block, at)
-            value, at = _string(block, at)
-            if name is not None and value is not None:
-                found[name.decode()] = value
-    return found
-
-
-def _integer(block: bytes, at: int, bits: int) -> tuple[int, int]:
-    value, at = block[at] & (1 << bits) - 1, at + 1
-    if value < (1 << bits) - 1:
-        return value, at
-    shift = 0
-    while True:
-        value, at, more = value + ((block[at] & 127) << shift), at + 1, block[at] & 128
-        if not more:
-            return value, at
-        shift += 7
-
-
-def _string(block: bytes, at: int) -> tuple[bytes | None, int]:
-    huffman = block[at] & 0x80
-    length, at = _integer(block, at, 7)
-    return None if huffman else block[at : at + length], at + length
+def _unpadded(headers: Mapping[str, str]) -> bytes:
+    """The bytes of grpc-status-details-bin, whose base64 need not be padded."""
+    text = headers.get("grpc-status-details-bin", "")
+    return base64.b64decode(text + "=" * (-len(text) % 4))

@@ -45,6 +45,9 @@ HELD_GATE = {"gate_ns": MINUTE_NS, "budget_ns": 0}
 
 Sections = Mapping[str, Mapping[str, Any]]
 
+frontend = "aio"
+"""What servers get that do not say: see the fixture of this name."""
+
 
 def publish_small_model(root: Path, schema: FeatureSchema | None = None) -> Path:
     """Publish a seeded INT8 model for ``schema`` (default: handbook) under ``root``; returns ``root``."""
@@ -57,7 +60,7 @@ def publish_small_model(root: Path, schema: FeatureSchema | None = None) -> Path
 def sections_of(models: Path, sections: Sections) -> dict[str, dict[str, Any]]:
     """A configuration on loopback ports of the system's choice, with a budget that a busy machine does not spend."""
     form: dict[str, dict[str, Any]] = {
-        "server": {f"{plane}_address": "127.0.0.1:0" for plane in ("data", "control", "ops")},
+        "server": {"frontend": frontend, **{f"{plane}_address": "127.0.0.1:0" for plane in ("data", "control", "ops")}},
         "batching": {"budget_ns": MINUTE_NS},
         "model": {"repository": str(models), "name": MODEL},
         "event_time": {"now": NOW},
@@ -351,6 +354,11 @@ class Running(Client):
         """Transactions in the batcher."""
         return self.service.door.shell.batcher.rows
 
+    @property
+    def abandoned(self) -> int:
+        """Transactions in the open batch whose caller is gone."""
+        return sum(entry.future.cancelled() for entry in self.service.door.shell.batcher._open)
+
     def refusals(self, reason: str) -> int:
         return self.service.parts.counters.copy().refusals.get(reason, 0)
 
@@ -422,7 +430,7 @@ def serve_command_of(directory: Path, models: Path, sections: Sections) -> Itera
     path = directory / "fraudgate.toml"
     path.write_text(to_toml(form), "utf-8")
     lines: list[str] = []
-    with Server("test", serve_command(path, "aio"), ports, lines.append) as process:
+    with Server("test", serve_command(path, frontend), ports, lines.append) as process:
         yield process, lines
 
 

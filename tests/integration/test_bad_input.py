@@ -38,14 +38,14 @@ from tests.integration.server import (
     until,
 )
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("frontend")]
 Code = grpc.StatusCode
 SCORE = f"/{SERVICE}/Score"
 MIB = 1 << 20
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def server(models: Path) -> AsyncIterator[Running]:
+async def server(models: Path, frontend: str) -> AsyncIterator[Running]:
     """One server for the whole of it. A batch closes when it is full, so that a test knows what shares one."""
     async with serve(models, batching=HELD_GATE) as running:
         yield running
@@ -285,9 +285,9 @@ async def test_a_message_that_cannot_be_unpacked_is_refused(
 
 @pytest.mark.parametrize("size", [0, 3, 5, 20])
 async def test_a_call_that_is_cut_within_its_frames_leaves_no_trace(server: Running, size: int) -> None:
-    """grpc never shows such a call to a handler; it ends by its own deadline, or with its connection."""
+    """grpc never shows such a call to a handler; it ends by its own deadline. INTERNAL at once is as good."""
     end = await raw_call(server, grpc_message(WHOLE)[:size], {"grpc-timeout": "50m"})
-    assert end.status == str(Code.DEADLINE_EXCEEDED.value[0])
+    assert end.status in {str(code.value[0]) for code in (Code.DEADLINE_EXCEEDED, Code.INTERNAL)}
     await answers_32(server, f"after a cut at {size}")
     assert await server.count("C-whole") == 0
 
@@ -313,8 +313,7 @@ async def test_a_client_that_vanishes_before_its_batch_is_taken_up_leaves_no_tra
     for call in leaving:
         call.cancel()
     connection.vanish()
-    entries = server.service.door.shell.batcher._open
-    await until(lambda: sum(entry.future.cancelled() for entry in entries) == 9)
+    await until(lambda: server.abandoned == 9)
     staying += [server.start_score(request(f"staying {i}")) for i in range(20, 23)]
     # The hole is not filled by later entries, so the batch closes with 32 entries and decides 23.
     ends = [await end_of(call) for call in staying]
@@ -343,8 +342,7 @@ async def test_streams_and_batches_whose_client_vanishes_leave_no_trace(server: 
     await until(lambda: server.queued == 20)
     batch.cancel()
     stream.cancel()
-    entries = server.service.door.shell.batcher._open
-    await until(lambda: all(entry.future.cancelled() for entry in entries))
+    await until(lambda: server.abandoned == 20)
     ends = await server.score_rows([transaction(f"staying behind {i}") for i in range(12)])
     assert {end.response.timings.batch_rows for end in ends} == {12}
     assert await server.count("C-vanishing") == 0

@@ -13,6 +13,7 @@ from fraudgate.v1 import scoring_pb2 as pb
 from tests.integration.server import NOW, Running, serve
 from tests.integration.test_tls import issue
 
+pytestmark = pytest.mark.usefixtures("frontend")
 PATIENCE_S = 30.0
 """For a machine that is busy with other tests."""
 PATIENT = Retry(attempt_s=PATIENCE_S)

@@ -15,7 +15,7 @@ import pytest_asyncio
 from google.rpc import error_details_pb2
 
 from fraudgate.frontend.aio import SERVICE
-from fraudgate.limits import MESSAGE_BYTES_MAX, MILLISECOND_NS
+from fraudgate.limits import BATCH_ROWS_MAX, MESSAGE_BYTES_MAX, MILLISECOND_NS, STREAM_UNANSWERED_MAX
 from fraudgate.v1 import outcomes_pb2
 from fraudgate.v1 import scoring_pb2 as pb
 from tests.integration.raw_http2 import RawConnection, RawEnd, grpc_message
@@ -36,7 +36,7 @@ from tests.integration.server import (
     until,
 )
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("frontend")]
 Way = Callable[[Running, pb.Transaction], Awaitable[End]]
 Code = grpc.StatusCode
 
@@ -48,7 +48,7 @@ DRAINING = "the server is draining; send the same transaction_id elsewhere or la
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def server(models: Path) -> AsyncIterator[Running]:
+async def server(models: Path, frontend: str) -> AsyncIterator[Running]:
     """One server for all the rows that leave it as it was."""
     async with serve(models) as running:
         yield running
@@ -433,16 +433,14 @@ async def test_a_stream_is_answered_in_order(server: Running) -> None:
 
 
 async def test_a_stream_is_not_read_while_256_messages_are_unanswered(models: Path) -> None:
-    async with serve(models, batching={"budget_ns": 0}) as server:
-        held = server.hold()
-        door, admitted = server.service.door, []
-        admit = door.admit
-        door.admit = lambda *about: admitted.append(about) or admit(*about)  # type: ignore[method-assign,func-returns-value]
-        call = server.score_stream([request(f"streamed {i}").SerializeToString() for i in range(600)])
-        await until(lambda: len(admitted) == 256)
+    async with serve(models, batching=HELD_GATE) as server:
+        held, shell = server.hold(), server.service.door.shell
+        messages = 19 * BATCH_ROWS_MAX
+        call = server.score_stream([request(f"streamed {i}").SerializeToString() for i in range(messages)])
+        await until(lambda: shell.batches_in_flight * BATCH_ROWS_MAX + server.queued == STREAM_UNANSWERED_MAX)
         for i in range(20):  # many rounds of the loop, in each of which the server could have read on
             await server.count(f"C-{i}")
-        assert len(admitted) == 256
+        assert shell.batches_in_flight * BATCH_ROWS_MAX + server.queued == STREAM_UNANSWERED_MAX
         held.let_go()
         results, end = await read_to_end(call)
-        assert (len(results), end.code, len(admitted)) == (600, Code.OK, 600)
+        assert (len(results), end.code) == (messages, Code.OK)

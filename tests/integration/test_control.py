@@ -33,7 +33,7 @@ from tests.integration.server import (
 )
 from tests.unit.onnx_graphs import int8_graph, publish_graph
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("frontend")]
 Code = grpc.StatusCode
 
 DAY = 86_400
@@ -84,7 +84,7 @@ width = "7d"
 
 
 @pytest.fixture(scope="module")
-def sections(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def sections(tmp_path_factory: pytest.TempPathFactory, frontend: str) -> dict[str, dict[str, Any]]:
     """A schema with profiles, a model for it, rules that need no feature, and event times of a month ahead."""
     directory = tmp_path_factory.mktemp("profiled")
     schema, rules = directory / "profiled.toml", directory / "rules.yaml"
@@ -102,7 +102,7 @@ def sections(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def server(models: Path, sections: dict[str, dict[str, Any]]) -> AsyncIterator[Running]:
+async def server(models: Path, sections: dict[str, dict[str, Any]], frontend: str) -> AsyncIterator[Running]:
     async with serve(models, **sections) as running:
         yield running
 

@@ -27,6 +27,7 @@ from tests.integration.server import (
     until,
 )
 
+pytestmark = pytest.mark.usefixtures("frontend")
 Code = grpc.StatusCode
 
 

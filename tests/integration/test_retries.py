@@ -27,7 +27,7 @@ from tests.integration.server import (
     until,
 )
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("frontend")]
 Code = grpc.StatusCode
 
 RULES = """\
@@ -40,7 +40,7 @@ RULES = """\
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def server(models: Path) -> AsyncIterator[Running]:
+async def server(models: Path, frontend: str) -> AsyncIterator[Running]:
     async with serve(models) as running:
         yield running
 

@@ -20,6 +20,7 @@ from fraudgate.v1 import features_pb2
 from fraudgate.v1 import scoring_pb2 as pb
 from tests.integration.server import PATIENCE_SECONDS, Running, Sections, end_of, request, sections_of, serve, unary
 
+pytestmark = pytest.mark.usefixtures("frontend")
 Code = grpc.StatusCode
 DAY = timedelta(days=1)
 
@@ -165,19 +166,22 @@ def encrypted_pem(key_pem: bytes) -> bytes:
 OPEN = "0.0.0.0"
 
 
-async def exit_of(directory: Path, form: Sections) -> tuple[int, str]:
+async def exit_of(directory: Path, form: Sections, frontend: str) -> tuple[int, str]:
     """The exit status and output of a ``fraudgate serve`` that ends by itself."""
     path = directory / "open.toml"
     path.write_text(to_toml(form), "utf-8")
     lines: list[str] = []
-    with Server("test", serve_command(path, "aio"), free_ports(), lines.append) as process:
+    with Server("test", serve_command(path, frontend), free_ports(), lines.append) as process:
         status = await asyncio.to_thread(process._process.wait, PATIENCE_SECONDS)
         await asyncio.to_thread(process._reader.join)
     return status, "\n".join(lines)
 
 
-async def test_another_address_than_loopback_without_tls_is_refused(models: Path, tmp_path: Path) -> None:
-    status, output = await exit_of(tmp_path, sections_of(models, {"server": {"data_address": f"{OPEN}:0"}}))
+async def test_another_address_than_loopback_without_tls_is_refused(
+    models: Path, tmp_path: Path, frontend: str
+) -> None:
+    form = sections_of(models, {"server": {"data_address": f"{OPEN}:0"}})
+    status, output = await exit_of(tmp_path, form, frontend)
     assert status == 2
     assert output == (
         f"fraudgate serve: server.data_address = '{OPEN}:0' is not loopback: set tls.cert and tls.key, or "
@@ -185,13 +189,13 @@ async def test_another_address_than_loopback_without_tls_is_refused(models: Path
     )
 
 
-async def test_insecure_opens_it(models: Path, tmp_path: Path) -> None:
+async def test_insecure_opens_it(models: Path, tmp_path: Path, frontend: str) -> None:
     ports = free_ports()
     addresses = {"data_address": f"{OPEN}:{ports.data}", "control_address": f"{OPEN}:{ports.control}"}
     path = tmp_path / "open.toml"
     path.write_text(to_toml(sections_of(models, {"server": addresses})), "utf-8")
     lines: list[str] = []
-    with Server("test", [*serve_command(path, "aio"), "--insecure"], ports, lines.append) as process:
+    with Server("test", [*serve_command(path, frontend), "--insecure"], ports, lines.append) as process:
         await process.serving()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{ports.data}") as channel:
             end = await end_of(unary(channel, f"/{SERVICE}/Score")(request("open").SerializeToString()))
