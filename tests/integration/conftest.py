@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.integration import server
-from tests.integration.server import publish_small_model
+from tests.integration.server import JumpingClock, publish_small_model
 
-FRONTENDS = ("aio",)
+FRONTENDS = ("aio", "native")
 """What the tests of the data plane run on."""
 
 
@@ -17,6 +17,13 @@ FRONTENDS = ("aio",)
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model repository with one small model for the schema "handbook"."""
     return publish_small_model(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def clock() -> Iterator[JumpingClock]:
+    """The monotonic clock of every service that this test starts."""
+    with JumpingClock.everywhere() as clock:
+        yield clock
 
 
 @pytest.fixture(scope="module", params=FRONTENDS)

@@ -15,9 +15,12 @@ from typing import Any
 
 import grpc
 import msgspec
+import pytest
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1.health_pb2 import HealthCheckRequest
+from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from fraudgate import config
 from fraudgate.app import Service
@@ -26,11 +29,17 @@ from fraudgate.demo.server import Server, free_ports, serve_command, to_toml
 from fraudgate.errors import EngineFailed
 from fraudgate.features.schema import FeatureSchema
 from fraudgate.frontend.aio import SERVICE
+from fraudgate.frontend.door import Door
 from fraudgate.pipeline import Inference
 from fraudgate.transaction import Float32
 from fraudgate.v1 import features_pb2, features_pb2_grpc, latency_pb2_grpc, models_pb2_grpc, outcomes_pb2_grpc
 from fraudgate.v1 import scoring_pb2 as pb
 from tests.unit.onnx_graphs import int8_graph, publish_graph
+
+try:
+    import fraudgate_ingress
+except ImportError:
+    fraudgate_ingress = None
 
 NOW = "2026-03-01T12:00:00+00:00"
 """What the server takes for the wall clock."""
@@ -305,14 +314,36 @@ class FixedEngine:
 
 
 class JumpingClock:
-    """A clock of module ``time``, which a test can put forward."""
+    """A clock of module ``time``, which a test can put forward; the native front end's goes with the monotonic one."""
 
     def __init__(self, name: str = "monotonic_ns") -> None:
-        self.ahead_ns = 0
+        self._ahead_ns = 0
         self._clock: Callable[[], int] = getattr(time, name)
+        self._native = fraudgate_ingress if name == "monotonic_ns" else None
+
+    @classmethod
+    @contextmanager
+    def everywhere(cls) -> "Iterator[JumpingClock]":
+        """The monotonic clock of every service made meanwhile."""
+        clock = cls()
+        with pytest.MonkeyPatch.context() as patch:
+            for module in ("app", "assembly", "frontend.aio_server", "frontend.native"):
+                patch.setattr(f"fraudgate.{module}.monotonic_ns", clock)
+            yield clock
+        clock.ahead_ns = 0
+
+    @property
+    def ahead_ns(self) -> int:
+        return self._ahead_ns
+
+    @ahead_ns.setter
+    def ahead_ns(self, ahead_ns: int) -> None:
+        self._ahead_ns = ahead_ns
+        if self._native is not None:
+            self._native.set_clock_ahead_ns(ahead_ns)
 
     def __call__(self) -> int:
-        return self._clock() + self.ahead_ns
+        return self._clock() + self._ahead_ns
 
 
 # -- in this process ---------------------------------------------------------------------------------------------------
@@ -339,13 +370,17 @@ class Running(Client):
         self.use(held)
         return held
 
-    async def fill(self, rows: Sequence[pb.Transaction], queued: int = -1) -> "list[asyncio.Task[list[End]]]":
-        """Behind a held engine: two full batches in flight, then ``rows``, or ``queued`` of them. The three calls."""
-        calls = []
+    async def fill_in_flight(self) -> "list[asyncio.Task[list[End]]]":
+        """Behind a held engine: two full batches, as many as may be in flight. The two calls."""
+        calls: list[asyncio.Task[list[End]]] = []
         for batch in (1, 2):
             calls.append(self.start_rows([transaction(f"ahead {batch}-{i}") for i in range(32)]))
             await until(lambda: self.service.door.shell.batches_in_flight == len(calls))
-        calls.append(self.start_rows(rows))
+        return calls
+
+    async def fill(self, rows: Sequence[pb.Transaction], queued: int = -1) -> "list[asyncio.Task[list[End]]]":
+        """``fill_in_flight``, then ``rows`` behind them, of which ``queued`` (all) are queued. The three calls."""
+        calls = [*await self.fill_in_flight(), self.start_rows(rows)]
         await until(lambda: self.queued == (len(rows) if queued < 0 else queued))
         return calls
 
@@ -354,10 +389,19 @@ class Running(Client):
         """Transactions in the batcher."""
         return self.service.door.shell.batcher.rows
 
-    @property
-    def abandoned(self) -> int:
-        """Transactions in the open batch whose caller is gone."""
-        return sum(entry.future.cancelled() for entry in self.service.door.shell.batcher._open)
+    async def abandoned(self, rows: int, connections: int = 1) -> None:
+        """Wait until the door knows that the callers of so many rows of the open batch are gone.
+
+        ``connections``: those that are still open then, this client's among them.
+        """
+        door: Any = self.service.door
+        if isinstance(door, Door):
+            entries = door.shell.batcher._open
+            await until(lambda: sum(entry.future.cancelled() for entry in entries) == rows)
+        else:
+            # A connection is read in order: when a call sent later is answered, the resets before it have been seen.
+            await HealthStub(self.channel).Check(HealthCheckRequest())
+            await until(lambda: door._native.connections == connections)
 
     def refusals(self, reason: str) -> int:
         return self.service.parts.counters.copy().refusals.get(reason, 0)

@@ -218,12 +218,7 @@ async def test_a_deadline_shorter_than_the_gate_plus_one_batch_is_refused(models
         assert (end.code, end.message) == (Code.DEADLINE_EXCEEDED, DEADLINE)
 
 
-async def test_an_entry_that_expires_in_the_queue_leaves_no_trace(
-    models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = JumpingClock()
-    monkeypatch.setattr("fraudgate.app.monotonic_ns", clock)
-    monkeypatch.setattr("fraudgate.assembly.monotonic_ns", clock)
+async def test_an_entry_that_expires_in_the_queue_leaves_no_trace(models: Path, clock: JumpingClock) -> None:
     async with serve(models, batching={"budget_ns": 0}) as server:
         held = server.hold()
         *ahead, patient = await server.fill([transaction("patient")])
@@ -289,12 +284,7 @@ async def test_a_stall_that_is_over_does_not_keep_the_door_shut(models: Path, ti
         assert ends[-1].code is Code.OK
 
 
-async def test_waiting_that_has_used_up_the_budget_is_resource_exhausted(
-    models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = JumpingClock()
-    monkeypatch.setattr("fraudgate.app.monotonic_ns", clock)
-    monkeypatch.setattr("fraudgate.assembly.monotonic_ns", clock)
+async def test_waiting_that_has_used_up_the_budget_is_resource_exhausted(models: Path, clock: JumpingClock) -> None:
     async with serve(models) as server:
         held = server.hold()
         *ahead, waited = await server.fill([transaction("waited")])

@@ -171,10 +171,7 @@ async def test_a_decision_without_a_score_is_kept_too(models: Path) -> None:
         assert (await server.score(request("scored"))).response.HasField("score")
 
 
-async def test_an_answer_is_kept_for_its_lifetime(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = JumpingClock()
-    monkeypatch.setattr("fraudgate.app.monotonic_ns", clock)
-    monkeypatch.setattr("fraudgate.assembly.monotonic_ns", clock)
+async def test_an_answer_is_kept_for_its_lifetime(models: Path, clock: JumpingClock) -> None:
     async with serve(models, idempotency={"lifetime_seconds": 3_600}) as server:
         first = await server.score(request("ageing"))
         clock.ahead_ns = 3_500 * SECOND_NS

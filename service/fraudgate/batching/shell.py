@@ -7,6 +7,7 @@ batch runs at once, inside the loop's callback, up to where it first has to wait
 import asyncio
 import types
 from collections.abc import Callable, Coroutine, Generator
+from contextvars import copy_context
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -94,15 +95,15 @@ class BatchRunner(Generic[Closed]):
             self._empty.set()
 
     def _start(self, closed: Closed) -> None:
-        running = self._run(closed)
+        running, context = self._run(closed), copy_context()  # one context for both halves of it
         try:
-            waits_for = running.send(None)
+            waits_for = context.run(running.send, None)
         except StopIteration:
             return
         except Exception:
             self.wake()  # our mistake, which the loop's exception handler reports; the other batches go on
             raise
-        task = self._loop.create_task(_resume(running, waits_for))
+        task = self._loop.create_task(_resume(running, waits_for), context=context)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
 

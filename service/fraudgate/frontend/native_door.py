@@ -33,18 +33,21 @@ class NativeBatches:
     def __init__(self, native: Any, policy: Policy) -> None:
         self._native = native
         self.policy: Policy = policy
-        self.poll = native.take
 
     @property
     def rows(self) -> int:
         rows: int = self._native.rows
         return rows
 
+    def poll(self, now_ns: int, idle: bool = False) -> Any:
+        """The oldest closed batch, or None. The native side reads its clock itself, behind the lock that stamps take."""
+        return self._native.take(idle)
+
     def next_deadline_ns(self) -> None:
         """None: the native side keeps the gate's timer."""
 
     def close_open(self, now_ns: int) -> None:
-        self._native.close_open(now_ns)
+        self._native.close_open()
 
 
 class NativeDoor:

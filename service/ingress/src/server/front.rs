@@ -125,8 +125,7 @@ impl Front {
 
     /// Stamp and admit entries that arrive together, in order. Those refused come back with why.
     ///
-    /// The stamp is read under the lock, as `take` asks: no entry is added later with a stamp before the one it was
-    /// called with.
+    /// The stamp is read under the lock: no entry is added later with an earlier one.
     pub fn admit(&self, entries: impl IntoIterator<Item = Entry>) -> Vec<(Entry, &Refusal)> {
         let mut refused = Vec::new();
         let (ring, open_gate);
@@ -206,9 +205,11 @@ impl Front {
     }
 
     /// The oldest closed batch, or None: then the bell rings when there is one.
-    pub fn take(&self, now_ns: i64, idle: bool) -> Option<Closed<Entry>> {
+    ///
+    /// The clock is read under the lock, like every stamp: no entry is added later with an earlier one.
+    pub fn take(&self, idle: bool) -> Option<Closed<Entry>> {
         let mut queue = self.queue();
-        let closed = queue.batcher.poll(now_ns, idle);
+        let closed = queue.batcher.poll(monotonic_ns(), idle);
         queue.waiting = closed.is_none();
         queue.in_flight += usize::from(closed.is_some());
         let open_gate = self.wants_timer(&mut queue);

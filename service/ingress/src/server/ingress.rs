@@ -107,8 +107,8 @@ impl Ingress {
     }
 
     /// The oldest closed batch, or None; then the bell rings when there is one. `idle`: no batch is running.
-    fn take(&self, py: Python<'_>, now_ns: i64, idle: bool) -> PyResult<Option<Batch>> {
-        let Some(closed) = self.front.take(now_ns, idle) else { return Ok(None) };
+    fn take(&self, py: Python<'_>, idle: bool) -> PyResult<Option<Batch>> {
+        let Some(closed) = self.front.take(idle) else { return Ok(None) };
         let mut entries = closed.entries;
         let mut prefixes = Vec::new();
         let rows: Vec<_> = entries
@@ -127,7 +127,7 @@ impl Ingress {
             columns,
             closed_ns: closed.closed_ns,
             idle_ns: closed.idle_ns,
-            taken_ns: now_ns,
+            taken_ns: monotonic_ns(),
             prefixes,
             entries: Mutex::new(Some(entries)),
         }))
@@ -189,8 +189,8 @@ impl Ingress {
     }
 
     /// Draw the boundary of the open batch now: the drain uses it, after which nothing is added.
-    fn close_open(&self, now_ns: i64) {
-        self.front.queue().batcher.close_open(now_ns);
+    fn close_open(&self) {
+        self.front.queue().batcher.close_open(monotonic_ns());
     }
 
     /// Read no stream any further; each finishes what was read and ends UNAVAILABLE.
