@@ -1,6 +1,19 @@
 """Every run draws the same examples: a failure seen once is seen again. Wall-clock deadlines have no place in tests."""
 
+import pytest
 from hypothesis import settings
+
+from fraudgate.features import kernel
 
 settings.register_profile("fraudgate", derandomize=True, deadline=None, database=None)
 settings.load_profile("fraudgate")
+
+
+@pytest.fixture(params=["reference", "kernel"])
+def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Runs a test with the feature store's Python code, and again with its native kernel where that is installed."""
+    if request.param == "reference":
+        monkeypatch.setattr(kernel, "installed", lambda: None)
+    elif kernel.installed() is None:
+        pytest.skip("the wheel fraudgate-ingress is not installed")
+    return str(request.param)

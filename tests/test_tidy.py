@@ -252,6 +252,7 @@ GOOD = [
     (check_core_is_pure, "pipeline", "import asyncio"),
     (check_ports_only, "app", "from fraudgate.features.embedded import X"),
     (check_outside_imports, "app", "import json, numpy\nfrom google.rpc import code_pb2"),
+    (check_outside_imports, "features.kernel", "from fraudgate_ingress import WindowKernel"),
     (check_print, "commands.report", "print(1)"),
     (check_broad_except, "app", "try:\n    f()\nexcept Exception:  # the log must not stop scoring\n    pass"),
     (check_broad_except, "app", "try:\n    f()\nexcept BaseException:\n    g()\n    raise"),

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fraudgate.errors import UnknownTransaction
+from fraudgate.features import kernel
 from fraudgate.features.embedded import EmbeddedStore
 from fraudgate.features.schema import FeatureSchema
 from fraudgate.features.store import Outcome
@@ -114,8 +115,9 @@ def histories(draw: st.DrawFn) -> list[tuple[str, Any]]:
 class Pair:
     """Both stores, given the same."""
 
-    def __init__(self) -> None:
-        self.store = EmbeddedStore(SCHEMA, LATENESS_SECONDS, COVERAGE_NS, outcome_entries_max=10_000)
+    def __init__(self, native: bool) -> None:
+        self.native = native
+        self.store = EmbeddedStore(SCHEMA, LATENESS_SECONDS, COVERAGE_NS, outcome_entries_max=10_000, native=native)
         self.oracle = ListStore(SCHEMA, LATENESS_SECONDS, COVERAGE_NS)
         self.made: list[Event] = []
 
@@ -172,7 +174,8 @@ class Pair:
     def restart(self, _: None) -> None:
         with tempfile.TemporaryDirectory() as directory:
             self.store.snapshot(directory)
-            self.store = EmbeddedStore.restore(directory, SCHEMA, lateness_seconds_max=LATENESS_SECONDS)
+            options = {"lateness_seconds_max": LATENESS_SECONDS, "native": self.native}
+            self.store = EmbeddedStore.restore(directory, SCHEMA, **options)
 
     def profile(self, what: tuple[str, float]) -> None:
         name, value = what
@@ -194,22 +197,37 @@ class Pair:
                     assert view.values[window.name] == self.oracle.window(window, name, latest)
 
 
+WITHOUT_KERNEL = pytest.mark.skipif(kernel.installed() is None, reason="the wheel fraudgate-ingress is not installed")
+IMPLEMENTATIONS = pytest.mark.parametrize(
+    "native", [pytest.param(False, id="reference"), pytest.param(True, id="kernel", marks=WITHOUT_KERNEL)]
+)
+
+
+@IMPLEMENTATIONS
 @settings(max_examples=250)
-@given(histories())
-def test_the_store_equals_a_scanned_list(steps: list[tuple[str, Any]]) -> None:
-    pair = Pair()
+@given(steps=histories())
+def test_the_store_equals_a_scanned_list(native: bool, steps: list[tuple[str, Any]]) -> None:
+    pair = Pair(native)
     for kind, what in steps:
         getattr(pair, kind)(what)
     pair.read(None)
 
 
+@IMPLEMENTATIONS
 @settings(max_examples=60)
-@given(st.lists(events(0), min_size=1, max_size=40), st.integers(0, 40), st.sampled_from([0, 30]), st.randoms())
-def test_bulk_load_equals_row_by_row(given_events: list[dict[str, Any]], cut: int, gap: int, order: Any) -> None:
+@given(
+    given_events=st.lists(events(0), min_size=1, max_size=40),
+    cut=st.integers(0, 40),
+    gap=st.sampled_from([0, 30]),
+    order=st.randoms(),
+)
+def test_bulk_load_equals_row_by_row(
+    native: bool, given_events: list[dict[str, Any]], cut: int, gap: int, order: Any
+) -> None:
     """Into an empty store or one that has seen later, equal or earlier events; in any order; in any batches."""
     for row, each in enumerate(given_events):
         each["second"] += row + (gap if row > 20 else 0)
-    bulk, rows = Pair(), Pair()
+    bulk, rows = Pair(native), Pair(native)
     made = [bulk.make(each) for each in given_events]
     labels = [bool(each["is_fraud"]) for each in given_events]
     after = list(range(cut, len(made)))

@@ -13,6 +13,8 @@ from fraudgate.simulator import simulate
 from fraudgate.transaction import Columns, Fallback
 from tests.oracles import Event, columns
 
+pytestmark = pytest.mark.usefixtures("implementation")
+
 HANDBOOK = FeatureSchema.named("handbook")
 DAY_NS = 86_400 * SECOND_NS
 NOON_NS = 1_533_297_600 * SECOND_NS  # Friday 2018-08-03T12:00:00Z
@@ -269,14 +271,14 @@ def test_the_decision_index_keeps_the_latest_and_drops_the_oldest_page() -> None
     count = 4 * PAGE_ENTRIES
     for start in range(0, count, 32):
         ticks = np.arange(start, start + 32)
-        index.add([f"tx{tick}" for tick in ticks], ticks, np.stack([ticks + 1, np.zeros_like(ticks)]))
+        index.add([f"tx{tick}" for tick in ticks], np.stack([ticks, ticks + 1, np.zeros_like(ticks)], axis=1).tobytes())
     assert 2 * PAGE_ENTRIES <= len(index) <= 3 * PAGE_ENTRIES
     assert index.find("tx0") is None
     assert index.find(f"tx{count - 1}") == Place(count - 1, (count,))
     assert index.find(f"tx{count - 2 * PAGE_ENTRIES}") == Place(
         count - 2 * PAGE_ENTRIES, (count - 2 * PAGE_ENTRIES + 1,)
     )
-    index.add(["tx9000", "tx9000"], np.array([1, 2]), np.array([[0, 0], [7, 8]]))
+    index.add(["tx9000", "tx9000"], np.array([[1, 0, 7], [2, 0, 8]]).tobytes())
     assert index.find("tx9000") == Place(2, (8,))
     ids, ticks, series = index.dump()
     copy = DecisionIndex(kinds=2)
@@ -289,7 +291,7 @@ def test_the_decision_index_keeps_the_latest_and_drops_the_oldest_page() -> None
 def test_an_id_that_occurs_twice_in_a_sealed_page_is_the_later() -> None:
     index = DecisionIndex(kinds=1)
     ids = ["same"] * PAGE_ENTRIES
-    index.add(ids, np.arange(PAGE_ENTRIES), np.ones((1, PAGE_ENTRIES), np.int64))
+    index.add(ids, np.stack([np.arange(PAGE_ENTRIES), np.ones(PAGE_ENTRIES, np.int64)], axis=1).tobytes())
     assert index.find("same") == Place(PAGE_ENTRIES - 1, (1,))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fraudgate.errors import FeaturesRefused, UnknownTransaction
-from fraudgate.features import bulk, snapshot
+from fraudgate.features import bulk, kernel, snapshot
 from fraudgate.features.outcomes import DecisionIndex, Place, Reported
 from fraudgate.features.plan import Plan
 from fraudgate.features.profiles import Profiles
@@ -46,6 +46,7 @@ class EmbeddedStore:
 
     lateness_seconds_max: rows older than this before the latest event of an entity of theirs are STALE_FEATURES.
     coverage_start_ns: every event from here on will be applied; None = from the first batch on.
+    native: let the native kernel do the windows where it is installed; the results have the same bits.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class EmbeddedStore:
         lateness_seconds_max: int = LATENESS_SECONDS_MAX,
         coverage_start_ns: int | None = None,
         outcome_entries_max: int = OUTCOME_INDEX_ENTRIES_MAX,
+        native: bool = True,
     ) -> None:
         self.schema = schema
         self.lateness_seconds_max = lateness_seconds_max
@@ -61,7 +63,12 @@ class EmbeddedStore:
         self._lateness = -(-lateness_seconds_max * SECOND_NS // schema.tick_ns)
         self._keep = plan.reach.reshape(-1, 1) + self._lateness
         self.windows = Windows(plan.columns)
-        self.series = [SeriesIndex(self.windows, keep) for keep in self._keep[:, 0].tolist()]
+        keep = self._keep[:, 0].tolist()
+        self.series = [SeriesIndex(self.windows, ticks) for ticks in keep]
+        self._kernel = kernel.make(plan, self.windows, self.series, keep, self._lateness) if native else None
+        self._features, self._entities = len(schema.features), schema.entities
+        # The kernel sees which rows miss an id or the currency, but knows no profiles.
+        self._finds_defaults = self._kernel is None or plan.has_profiles
         self.profiles = Profiles(schema)
         self.reported = Reported(self._is_live)
         self._kinds = list(enumerate(plan.entities))
@@ -96,6 +103,7 @@ class EmbeddedStore:
         first_whole_tick = -(-ns // self.schema.tick_ns)
         # The oldest tick of a window is one after its start, so a row at this tick sees covered ticks only.
         self._covered_from = first_whole_tick + self.plan.reach.reshape(-1, 1) - 1
+        self._covered_from_ticks = self._covered_from[:, 0].tolist()
 
     # -- the scoring path ----------------------------------------------------------------------------------------------
 
@@ -110,34 +118,64 @@ class EmbeddedStore:
         amount_minor = columns.amount_minor if whole else columns.amount_minor[rows]
         currency = _chosen(columns.currency, rows, whole)
         paid = None if currency.count(self.schema.currency) == n else self._paid(currency)
-        ids = {entity: _chosen(columns.ids[entity], rows, whole) for entity in self.schema.entities}
+        ids = columns.ids if whole else {entity: _chosen(columns.ids[entity], rows, whole) for entity in self._entities}
 
-        gathered = Gathered(np.empty((n, len(self.schema.features))), np.ones(n, np.uint8))
-        values, fallback = gathered.values.T, gathered.fallback
-        plan.fill_request(values, event_time_ns, amount_minor, paid)
-        plan.fill_attributes(values, columns.attributes and _chosen(columns.attributes, rows, whole))
-        defaulted = self._defaulted(values, ids, paid)
-        if defaulted is not None:
-            fallback[defaulted] = DEFAULTED
-        if n and plan.entities:
-            if self.coverage_start_ns is None:
-                self.set_coverage_start(int(event_time_ns.max()))
-            ticks = event_time_ns // self.schema.tick_ns
-            series = [list(map(self.series[kind].__getitem__, ids[entity])) for kind, entity in self._kinds]
-            numbers = np.array(series)
-            self._apply_and_read(values, fallback, series, numbers, ticks, plan.increments(amount_minor, paid))
-            if self._fraud_kinds:
-                ids_here = _chosen(columns.transaction_id, rows, whole)
-                self.decisions.add(ids_here, ticks, numbers.take(self._fraud_kinds, 0))
+        gathered = Gathered(np.empty((n, self._features)), np.empty(n, np.uint8))
+        if plan.has_attributes:
+            plan.fill_attributes(gathered.values.T, columns.attributes and _chosen(columns.attributes, rows, whole))
+        if self._finds_defaults:
+            self._fill_defaults(gathered, ids, paid)
+        if not n or not plan.entities:
+            plan.fill_request(gathered.values.T, event_time_ns, amount_minor, paid)
+            return gathered
+        if self.coverage_start_ns is None:
+            self.set_coverage_start(int(event_time_ns.max()))
+        if self._kernel is None:
+            places = self._apply(gathered, ids, event_time_ns, amount_minor, paid)
+        else:
+            mine = [ids[entity] for entity in plan.entities]
+            flags = paid if paid is None else paid.tolist()
+            places = self._kernel.apply_and_gather(
+                mine, event_time_ns, amount_minor, flags, self._covered_from_ticks, *gathered
+            )
+        if self._fraud_kinds:
+            self.decisions.add(_chosen(columns.transaction_id, rows, whole), places)
         return gathered
+
+    def _apply(
+        self,
+        gathered: Gathered,
+        ids: Mapping[str, Sequence[str | None]],
+        event_time_ns: Int64,
+        amount_minor: Int64,
+        paid: Bool | None,
+    ) -> bytes:
+        """Apply the rows and write the request and window features. Returns where their outcomes count, see ``add``."""
+        plan, values = self.plan, gathered.values.T
+        plan.fill_request(values, event_time_ns, amount_minor, paid)
+        ticks = event_time_ns // self.schema.tick_ns
+        series = [list(map(self.series[kind].__getitem__, ids[entity])) for kind, entity in self._kinds]
+        numbers = np.array(series)
+        self._apply_and_read(values, gathered.fallback, series, numbers, ticks, plan.increments(amount_minor, paid))
+        places = np.empty((len(ticks), 1 + len(self._fraud_kinds)), np.int64)
+        places[:, 0] = ticks
+        places[:, 1:] = numbers.take(self._fraud_kinds, 0).T
+        return places.tobytes()
 
     def _paid(self, currency: Sequence[str]) -> Bool:
         return np.array([code == self.schema.currency for code in currency], np.bool_)
 
+    def _fill_defaults(self, gathered: Gathered, ids: Mapping[str, Sequence[str | None]], paid: Bool | None) -> None:
+        """Write the profiles, and NONE or DEFAULTED for every row."""
+        gathered.fallback.fill(NONE)
+        defaulted = self._defaulted(gathered.values.T, ids, paid)
+        if defaulted is not None:
+            gathered.fallback[defaulted] = DEFAULTED
+
     def _defaulted(self, values: Float64, ids: Mapping[str, Sequence[str | None]], paid: Bool | None) -> Bool | None:
         """Write the profiles; which rows miss an id, a profile or (for money) the schema's currency. None = no row."""
         defaulted = self.profiles.fill(values, ids)
-        for known in ids.values():
+        for known in map(ids.__getitem__, self._entities):
             if not all(known):
                 absent = np.array([not name for name in known])
                 defaulted = absent if defaulted is None else defaulted | absent

@@ -70,18 +70,19 @@ class DecisionIndex:
     def __init__(self, kinds: int, entries_max: int = OUTCOME_INDEX_ENTRIES_MAX) -> None:
         self._kinds = kinds
         self._pages: deque[_Page] = deque(maxlen=max(1, -(-entries_max // PAGE_ENTRIES)))
-        self._open: list[tuple[Sequence[str], Int64, Int64]] = []
+        self._open: list[tuple[Sequence[str], bytes]] = []
         self._open_rows = 0
 
     def __len__(self) -> int:
         return sum(len(page.ticks) for page in self._pages) + self._open_rows
 
-    def add(self, transaction_ids: Sequence[str], ticks: Int64, series: Int64) -> None:
-        """Remember decisions. ticks: [rows]; series: [kinds, rows], ABSENT where a transaction has no such id.
+    def add(self, transaction_ids: Sequence[str], places: bytes) -> None:
+        """Remember decisions.
 
-        The arguments are kept: they must not change later.
+        places: the bytes of int64 [rows, 1 + kinds]: tick, then series by kind, ABSENT where a transaction has no such
+        id. The arguments are kept: they must not change later.
         """
-        self._open.append((transaction_ids, ticks, series))
+        self._open.append((transaction_ids, places))
         self._open_rows += len(transaction_ids)
         if self._open_rows >= PAGE_ENTRIES:
             self._pages.append(_Page(*self._open_columns()))
@@ -89,8 +90,9 @@ class DecisionIndex:
 
     def find(self, transaction_id: str) -> Place | None:
         """Where the latest decision of this id belongs; None when it is not remembered."""
-        for ids, ticks, series in reversed(self._open):
+        for ids, places in reversed(self._open):
             if transaction_id in ids:
+                ticks, series = self._columns(places)
                 return _place(ticks, series, max(row for row, each in enumerate(ids) if each == transaction_id))
         hashed = hash(transaction_id)
         for page in reversed(self._pages):
@@ -114,16 +116,16 @@ class DecisionIndex:
         """Add what ``dump`` returned."""
         for start in range(0, len(ids), PAGE_ENTRIES):
             page = slice(start, start + PAGE_ENTRIES)
-            self.add(ids[page], ticks[page], series[:, page])
+            self.add(ids[page], np.vstack((ticks[page], series[:, page])).T.tobytes())
 
     def _open_columns(self) -> tuple[list[str], Int64, Int64]:
-        if not self._open:
-            return [], np.empty(0, np.int64), np.empty((self._kinds, 0), np.int64)
-        return (
-            list(chain.from_iterable(ids for ids, _, _ in self._open)),
-            np.concatenate([ticks for _, ticks, _ in self._open]),
-            np.concatenate([series for _, _, series in self._open], axis=1),
-        )
+        ids = list(chain.from_iterable(ids for ids, _ in self._open))
+        return ids, *self._columns(b"".join(places for _, places in self._open))
+
+    def _columns(self, places: bytes) -> tuple[Int64, Int64]:
+        """Ticks [rows] and series [kinds, rows]."""
+        columns = np.frombuffer(places, np.int64).reshape(-1, 1 + self._kinds).T
+        return columns[0], columns[1:]
 
 
 class _Page:
@@ -131,8 +133,8 @@ class _Page:
 
     def __init__(self, ids: Sequence[str], ticks: Int64, series: Int64) -> None:
         self.ids: Any = pa.array(ids, pa.utf8())
-        self.ticks = ticks
-        self.series: Any = series.astype(np.int32)
+        self.ticks = ticks.copy()
+        self.series: Any = series.astype(np.int32, "C")
         hashes = np.fromiter(map(hash, ids), np.int64, len(ids))
         self._order = hashes.argsort().astype(np.int32)
         self._hashes = hashes[self._order]

@@ -21,7 +21,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from fraudgate.features.schema import Amount, Attribute, FeatureSchema, Hours, Weekend, Window
+from fraudgate.features.schema import Amount, Attribute, FeatureSchema, Hours, Profile, Weekend, Window
 from fraudgate.limits import AMOUNT_MINOR_MAX, SECOND_NS
 from fraudgate.transaction import ENTITIES, Bool, Float64, Int64
 
@@ -40,6 +40,9 @@ class Plan:
     entities: the kinds of entity that have windows, [K]
     searched_kind, searched_ticks: the edges to search, [E] and [E, 1]: of which kind, how many ticks before the event
     reach: how many ticks a kind's windows reach back, [K]
+    edges: the place of each edge's totals, by kind and ticks before the event: the searched edges, then the own
+    amounts: the rows of the amount features
+    calendar_rows, calendar: the rows of the weekend and hours features, [C]; their values by hour of the week, [C, 168]
     """
 
     def __init__(self, schema: FeatureSchema) -> None:
@@ -55,25 +58,27 @@ class Plan:
         self.exponent_scale = 10.0**schema.exponent
 
         features = list(enumerate(schema.features))
-        self._amounts = [row for row, feature in features if isinstance(feature, Amount)]
+        self.amounts = [row for row, feature in features if isinstance(feature, Amount)]
         self._attributes = [(row, feature) for row, feature in features if isinstance(feature, Attribute)]
-        self.reads_money = self.money or bool(self._amounts)
+        self.has_attributes = bool(self._attributes)
+        self.has_profiles = any(isinstance(feature, Profile) for feature in schema.features)
+        self.reads_money = self.money or bool(self.amounts)
         calendar = [(row, _hours_of_week(feature)) for row, feature in features if isinstance(feature, Weekend | Hours)]
-        self._calendar_rows = _indices(row for row, _ in calendar)
-        self._calendar = np.array([hours for _, hours in calendar], np.float64).reshape(-1, HOURS_A_WEEK)
+        self.calendar_rows = _indices(row for row, _ in calendar)
+        self.calendar = np.array([hours for _, hours in calendar], np.float64).reshape(-1, HOURS_A_WEEK)
         self._plan_edges(windows)
         self._plan_terms([(row, feature) for row, feature in features if isinstance(feature, Window)])
 
     def _plan_edges(self, windows: Sequence[Window]) -> None:
-        ends = [(self.entities.index(window.entity), *self._ticks_back(window)) for window in windows]
+        ends = [(self.entities.index(window.entity), *self.ticks_back(window)) for window in windows]
         searched = sorted({(kind, ticks) for kind, to, start in ends for ticks in (to, start) if ticks})
         kinds = range(len(self.entities))
-        self._edge = {edge: place for place, edge in enumerate([*searched, *((kind, 0) for kind in kinds)])}
+        self.edges = {edge: place for place, edge in enumerate([*searched, *((kind, 0) for kind in kinds)])}
         self.searched_kind = _indices(kind for kind, _ in searched)
         self.searched_ticks = _indices(ticks for _, ticks in searched).reshape(-1, 1)
         self.reach = _indices(max(start for kind, _, start in ends if kind == mine) for mine in kinds)
 
-    def _ticks_back(self, window: Window) -> tuple[int, int]:
+    def ticks_back(self, window: Window) -> tuple[int, int]:
         """How long before the event a window ends and starts."""
         delay = window.label_delay_ns // self.schema.tick_ns
         return delay, delay + window.width_ns // self.schema.tick_ns
@@ -106,7 +111,7 @@ class Plan:
     def _term(self, window: Window, column: int) -> tuple[int, int]:
         """The lines of the two edges of a window."""
         kind = self.entities.index(window.entity)
-        to, start = (self._edge[kind, ticks] * self.columns + column for ticks in self._ticks_back(window))
+        to, start = (self.edges[kind, ticks] * self.columns + column for ticks in self.ticks_back(window))
         return to, start
 
     def increments(self, amount_minor: Int64, paid: Bool | None) -> Int64:
@@ -122,12 +127,12 @@ class Plan:
 
     def fill_request(self, values: Float64, event_time_ns: Int64, amount_minor: Int64, paid: Bool | None) -> None:
         """Write the amount, weekend and hours features. values: [features, rows]."""
-        for row in self._amounts:
+        for row in self.amounts:
             np.divide(amount_minor, self.exponent_scale, out=values[row])
             if paid is not None:
                 values[row, ~paid] = 0.0
-        if len(self._calendar_rows):
-            values[self._calendar_rows] = self._calendar.take(event_time_ns // HOUR_NS % HOURS_A_WEEK, 1)
+        if len(self.calendar_rows):
+            values[self.calendar_rows] = self.calendar.take(event_time_ns // HOUR_NS % HOURS_A_WEEK, 1)
 
     def fill_attributes(self, values: Float64, attributes: Sequence[dict[str, float]] | None) -> None:
         """Write the attribute features. values: [features, rows]; ``attributes`` by row, None = no row has any."""

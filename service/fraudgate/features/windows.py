@@ -27,6 +27,8 @@ ABSENT = 0
 BUCKETS_RESERVED = 1 << 22
 """Address space taken at the start; pages become resident as they are used, so most growth copies nothing."""
 SLOT_BUCKETS_MIN = 4
+LINE_ITEMS = 8
+"""64-bit numbers in a cache line."""
 
 
 class Windows:
@@ -41,9 +43,10 @@ class Windows:
         self._totals: Int64 = np.empty((buckets_reserved, columns), np.int64)
         self._used = 0  # buckets of the arena that belong to slots
         self._free: dict[int, list[int]] = {}  # slots given back, by size
-        # By series: where its slot begins, half its size, its last place, its last bucket, how many ticks it keeps.
-        self._offset, self._half, self._limit, self._last, self._keep = np.zeros((5, 1024), np.int64)
+        self._tabulate(1024)
         self.series_count = 0
+        self.version = 0
+        """Changes when ``arrays`` are other ones than before."""
         self.open_series(0)
 
     def __repr__(self) -> str:
@@ -53,10 +56,10 @@ class Windows:
         """A new, empty series that keeps buckets younger than ``keep`` ticks before its latest; returns its number."""
         series = self.series_count
         if series == len(self._offset):
-            self._offset, self._half, self._limit, self._last, self._keep = (
-                np.concatenate([column, np.zeros_like(column)])
-                for column in (self._offset, self._half, self._limit, self._last, self._keep)
-            )
+            before = self._table
+            self._tabulate(2 * series)
+            self._table[:series] = before
+            self.version += 1
         self.series_count += 1
         self._keep[series] = keep
         offset = self._take_slot(SLOT_BUCKETS_MIN)
@@ -64,6 +67,15 @@ class Windows:
         self._totals[offset] = 0
         self._settle(series, offset, SLOT_BUCKETS_MIN, 0)
         return series
+
+    def _tabulate(self, series: int) -> None:
+        """An empty table of series, a cache line each: few of those that a batch needs are in the cache."""
+        room = np.zeros(LINE_ITEMS * (series + 1), np.int64)
+        start = -room.ctypes.data % (LINE_ITEMS * room.itemsize) // room.itemsize
+        self._table: Int64 = room[start : start + LINE_ITEMS * series].reshape(series, LINE_ITEMS)
+        # Where its slot begins, its last place, its last bucket, half its size, how many ticks it keeps; then room for a
+        # kernel's hints.
+        self._offset, self._limit, self._last, self._half, self._keep = self._table.T[:5]
 
     def apply(self, series: Int64, ticks: Int64, increments: Int64, alone: list[int], own: Int64) -> Int64 | None:
         """Apply the events of some rows, each to its series of every kind, in order.
@@ -77,7 +89,7 @@ class Windows:
         if alone:
             series = series.copy()
             series.reshape(-1)[alone] = ABSENT
-        last = self._last.take(series)
+        last = self._last[series]
         latest = self._ticks.take(last)
         late = ticks < latest
         if np.count_nonzero(late):
@@ -89,7 +101,7 @@ class Windows:
         self._ticks[bucket] = ticks
         self._totals[bucket] = own
         self._last[series] = bucket
-        full = bucket >= self._limit.take(series)
+        full = bucket >= self._limit[series]
         if np.count_nonzero(full):
             for one in series[full].tolist():
                 self._make_room(one)
@@ -136,6 +148,19 @@ class Windows:
             self._make_room(series)
         return own, max(latest, tick)
 
+    def swap_slot(self, offset: int, size: int, larger: int) -> int:
+        """A slot of ``larger`` buckets, whatever they hold, for one of ``size``: good until another is taken."""
+        home = self._reserve(larger)
+        self._free.setdefault(size, []).append(offset)
+        return home
+
+    def arrays(self) -> tuple[Int64, Int64, Int64]:
+        """What a kernel works on: ticks, totals, table of series. Good until ``version`` changes.
+
+        A kernel upholds what holds between two calls: a slot has room for one bucket more, and NEVER after its last.
+        """
+        return self._ticks, self._totals, self._table
+
     def adjust(self, series: int, tick: int, column: int, delta: int) -> bool:
         """Add to one column of the bucket at ``tick``; False when the series keeps no such bucket."""
         bucket = self._bucket(series, tick)
@@ -150,8 +175,8 @@ class Windows:
 
     def _locate(self, series: Int64, ticks: Int64) -> Int64:
         """Where the last bucket at or before ``ticks`` lies; a sentinel when there is none. A binary search of all."""
-        bucket = self._offset.take(series)
-        step = self._half.take(series)
+        bucket: Int64 = self._offset[series]
+        step = self._half[series]
         for _ in range(int(step.max(initial=0)).bit_length()):
             candidate = bucket + step
             np.putmask(bucket, self._ticks.take(candidate) <= ticks, candidate)
@@ -255,8 +280,7 @@ class Windows:
         if 4 * (kept + 1) <= 3 * size:
             home = offset
         else:
-            size, home = 2 * size, self._take_slot(2 * size)
-            self._free.setdefault(size // 2, []).append(offset)
+            size, home = 2 * size, self.swap_slot(offset, size, 2 * size)
         self._totals[home : home + kept + 1] = self._totals[start - 1 : stop]
         self._ticks[home + 1 : home + kept + 1] = self._ticks[start:stop]
         self._ticks[home] = FIRST
@@ -271,15 +295,19 @@ class Windows:
 
     def _take_slot(self, size: int) -> int:
         """An arena slot of ``size`` unused buckets; the caller writes its sentinel."""
+        offset = self._reserve(size)
+        self._ticks[offset : offset + size] = NEVER
+        return offset
+
+    def _reserve(self, size: int) -> int:
+        """Room in the arena for ``size`` buckets."""
         free = self._free.get(size)
         if free:
-            offset = free.pop()
-        else:
-            offset = self._used
-            self._used += size
-            if self._used > len(self._ticks):
-                self._grow()
-        self._ticks[offset : offset + size] = NEVER
+            return free.pop()
+        offset = self._used
+        self._used += size
+        if self._used > len(self._ticks):
+            self._grow()
         return offset
 
     def _grow(self) -> None:
@@ -288,6 +316,7 @@ class Windows:
         ticks[: len(self._ticks)] = self._ticks
         totals[: len(self._totals)] = self._totals
         self._ticks, self._totals = ticks, totals
+        self.version += 1
 
     def _bucket(self, series: int, tick: int) -> int:
         """Where the last bucket at or before ``tick`` lies; the sentinel when there is none."""
