@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 from benchmarks import traffic
 from fraudgate import load
 from fraudgate.demo.server import Ports, Server, free_ports, serve_command, to_toml
+from fraudgate.errors import ConfigError
 from fraudgate.limits import BATCH_ROWS_MAX, SECOND_NS
 from fraudgate.scheduling import prefer_batches
 from fraudgate.simulator import simulate
@@ -213,14 +214,15 @@ def tails(ours: Place, theirs: Place, made: Traffic) -> dict[str, float]:
 
 
 def _median(rounds: Sequence[Saturated], name: str) -> float:
-    return statistics.median(getattr(each, name) for each in rounds)
+    values: list[float] = [getattr(each, name) for each in rounds]
+    return statistics.median(values)
 
 
 def figures() -> dict[str, float]:
     """The figures of the results file. Nothing where the wheel fraudgate-ingress is not installed."""
     try:
         load.native()
-    except load.ConfigError as error:
+    except ConfigError as error:
         print(f"  native: skipped, {error}", file=sys.stderr)
         return {}
     prefer_batches()

@@ -60,13 +60,14 @@ class Native:
     """Codec and kernels of the native front end, on this thread."""
 
     def __init__(self, parts: Parts) -> None:
-        self._renderer = native.crate.Renderer(Renderer(parts.editions).tail)
+        self._crate = native.module()
+        self._renderer = self._crate.Renderer(Renderer(parts.editions).tail)
 
     async def score(self, pipeline: Pipeline, bodies: list[bytes]) -> int:
         """Decide one batch; CPU nanoseconds, decoding included."""
         started_ns = thread_time_ns()
-        decoded = list(map(native.crate.decode_request, bodies))
-        made = native.crate.Columns(decoded, [monotonic_ns()] * BATCH_ROWS_MAX, NO_DEADLINES)
+        decoded = list(map(self._crate.decode_request, bodies))
+        made = self._crate.Columns(decoded, [monotonic_ns()] * BATCH_ROWS_MAX, NO_DEADLINES)
         columns = opened(made)
         answers = await pipeline.score(record_batch(made), columns=columns)
         self._renderer.render(answers.tobytes(), columns.transaction_id)

@@ -56,7 +56,7 @@ def comment_above(lines: list[str], number: int) -> str:
 
 def check_unsafe(lines: list[str]) -> Problems:
     for number, line in enumerate(lines):
-        if re.search(r"\bunsafe\b", code(line)) and "SAFETY:" not in comment_above(lines, number):
+        if re.search(r"\bunsafe\s*(\{|impl\b|$)", code(line)) and "SAFETY:" not in comment_above(lines, number):
             yield number + 1, "unsafe without a reason: say directly above, after '// SAFETY:', why it is sound"
 
 
@@ -90,7 +90,7 @@ BAD = [
     (check_unsafe, "// It is fine.\nunsafe { f() }", "unsafe without a reason"),
     (check_unsafe, "// SAFETY: one\n\nlet x = unsafe { f() };", "unsafe without a reason"),
     (check_unsafe, "// SAFETY: one\nunsafe impl Send for X {}\nunsafe impl Sync for X {}", "unsafe without a reason"),
-    (check_unsafe, "#[cfg(test)]\nmod tests {\n    unsafe fn f() {}\n}", "unsafe without a reason"),
+    (check_unsafe, "#[cfg(test)]\nmod tests {\n    fn f() { unsafe { g() } }\n}", "unsafe without a reason"),
     (check_unwrap, "let x = f().unwrap();", ".unwrap()"),
     (check_unwrap, "let x = f()\n    .unwrap();\n#[cfg(test)]\nmod tests {\n}", ".unwrap()"),
     (check_unwrap, "#[cfg(test)]\nmod tests {\n    f()\n}\nfn f() {\n    g().unwrap()\n}", ".unwrap()"),
@@ -102,6 +102,7 @@ GOOD = [
     (check_unsafe, "// SAFETY: no field is shared.\n#[allow(dead_code)]\nunsafe impl Send for X {}"),
     (check_unsafe, "// SAFETY: it is a capsule of ours.\nlet (one, other) =\n    unsafe { f() };"),
     (check_unsafe, 'let text = "unsafe"; // not unsafe'),
+    (check_unsafe, "unsafe fn f() {}\nlet f: unsafe fn() = f;"),
     (check_unwrap, 'let x = f().expect("checked above"); // never .unwrap()'),
     (check_unwrap, "#[cfg(test)]\nmod tests {\n    fn f() { g().unwrap(); }\n}"),
     (check_unwrap, "impl X {\n    #[cfg(test)]\n    fn f() {\n        g().unwrap();\n    }\n}"),

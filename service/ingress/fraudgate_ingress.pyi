@@ -4,11 +4,15 @@ Python enters once per batch: it pulls closed batches and pushes answers. No thr
 lock. Durations are integers in nanoseconds, money integers in minor units.
 """
 
-from collections.abc import Buffer, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, final
+
+import numpy as np
+import numpy.typing as npt
 
 __version__: str
 
+@final
 class Transaction:
     """A decoded transaction. Made by ``decode_request`` and ``decode_batch``."""
 
@@ -40,12 +44,13 @@ def decode_request(message: bytes) -> Transaction | None:
 def decode_batch(message: bytes) -> tuple[list[Transaction], int]:
     """Decode a ScoreBatchRequest to its first 512 rows and the count of all. ValueError: the bytes do not decode."""
 
+@final
 class Batcher:
     """``fraudgate.batching.batcher.Batcher`` over integers, as the native front end runs it."""
 
-    def __init__(
-        self, gate_ns: int, batch_rows_max: int, queue_rows_max: int, policy: Literal["fixed", "eager"] = "fixed"
-    ) -> None:
+    def __new__(
+        cls, gate_ns: int, batch_rows_max: int, queue_rows_max: int, policy: Literal["fixed", "eager"] = "fixed"
+    ) -> Batcher:
         """ValueError unless gate_ns >= 1 and 1 <= batch_rows_max <= queue_rows_max."""
 
     @property
@@ -63,13 +68,14 @@ class Batcher:
     def next_deadline_ns(self) -> int | None: ...
     def close_open(self, now_ns: int) -> None: ...
 
+@final
 class Columns:
     """The rows of one batch, opened column by column. Its buffer is int64[4, rows], read-only: event_time_ns,
     amount_minor, arrival_ns, deadline_ns."""
 
-    def __init__(
-        self, transactions: Sequence[Transaction], arrival_ns: Sequence[int], deadline_ns: Sequence[int]
-    ) -> None:
+    def __new__(
+        cls, transactions: Sequence[Transaction], arrival_ns: Sequence[int], deadline_ns: Sequence[int]
+    ) -> Columns:
         """Stamps are monotonic nanoseconds; deadline 0 = none."""
 
     @property
@@ -99,10 +105,11 @@ def check_answer_layout(row_bytes: int, fields: Mapping[str, tuple[str, int]]) -
     ``fields``: (NumPy type, offset) by name, for instance ``{"score": ("<f4", 4)}``.
     """
 
+@final
 class Renderer:
     """Answer rows to ScoreResponse bytes."""
 
-    def __init__(self, tail: Callable[[int, int], tuple[str, bytes]]) -> None:
+    def __new__(cls, tail: Callable[[int, int], tuple[str, bytes]]) -> Renderer:
         """``tail(edition, rules)``: the edition's run id, and the encoded fields that the two fix."""
 
     def render(self, answers: bytes, transaction_ids: Sequence[str]) -> list[bytes]:
@@ -146,11 +153,15 @@ class WindowKernel:
         TypeError, BufferError, or what ``series_of`` and ``windows`` raise; then nothing was applied.
         """
 
+@final
 class Ingress:
     """A front end: it listens, accepts, decodes, admits, batches and answers on a thread of its own."""
 
     def __new__(
-        cls, settings: Mapping[str, Any], refusals: Mapping[str, tuple[int, str, bytes, bool]], respond: Buffer
+        cls,
+        settings: Mapping[str, Any],
+        refusals: Mapping[str, tuple[int, str, bytes, bool]],
+        respond: npt.NDArray[np.int64],
     ) -> Ingress:
         """Bind the address; nothing is accepted before ``start``.
 
@@ -229,6 +240,7 @@ class Ingress:
     def side_end(self, call: int, refusal: tuple[int, str, bytes, bool] | None = None) -> None:
         """End it; without a refusal it ends OK."""
 
+@final
 class Batch:
     """A closed batch that Python has taken, with the replies it owes."""
 

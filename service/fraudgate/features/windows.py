@@ -73,8 +73,8 @@ class Windows:
         room = np.zeros(LINE_ITEMS * (series + 1), np.int64)
         start = -room.ctypes.data % (LINE_ITEMS * room.itemsize) // room.itemsize
         self._table: Int64 = room[start : start + LINE_ITEMS * series].reshape(series, LINE_ITEMS)
-        # Where its slot begins, its last place, its last bucket, half its size, how many ticks it keeps; then room for a
-        # kernel's hints.
+        # Where its slot begins, its last place, its last bucket, half its size, how many ticks it keeps. A kernel keeps
+        # its hints in what is left.
         self._offset, self._limit, self._last, self._half, self._keep = self._table.T[:5]
 
     def apply(self, series: Int64, ticks: Int64, increments: Int64, alone: list[int], own: Int64) -> Int64 | None:

@@ -4,6 +4,8 @@ accepts, decodes, admits, batches and answers, and rings when a batch is ready. 
 
 import asyncio
 from collections.abc import Mapping
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +23,13 @@ from fraudgate.limits import BATCH_ROWS_MAX, MESSAGE_BYTES_MAX, SCORE_BATCH_ROWS
 from fraudgate.pipeline import Pipeline
 from fraudgate.transaction import ANSWER_DTYPE
 
-try:
-    import fraudgate_ingress as crate
-except ImportError:
-    crate = None
-
-INSTALLED = crate is not None
+INSTALLED = find_spec("fraudgate_ingress") is not None
 """Whether the wheel fraudgate-ingress is here."""
+
+
+def module() -> Any:
+    """The extension module of the wheel."""
+    return import_module("fraudgate_ingress")
 
 
 class NativeFrontend:
@@ -46,7 +48,7 @@ class NativeFrontend:
         services: list[str],
     ) -> None:
         """Bind the address. Raises ConfigError."""
-        assert crate is not None, "the caller has looked at INSTALLED"
+        crate = module()
         crate.check_answer_layout(ANSWER_DTYPE.itemsize, answer_layout())
         try:
             self._native: Any = crate.Ingress(settings(config), refusal_table(), recorder.cells("respond"))

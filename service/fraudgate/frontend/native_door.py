@@ -40,7 +40,7 @@ class NativeBatches:
         return rows
 
     def poll(self, now_ns: int, idle: bool = False) -> Any:
-        """The oldest closed batch, or None. The native side reads its clock itself, behind the lock that stamps take."""
+        """The oldest closed batch, or None. The native side reads its clock itself, under the lock that stamps take."""
         return self._native.take(idle)
 
     def next_deadline_ns(self) -> None:
