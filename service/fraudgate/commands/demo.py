@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--html", type=Path, default=PAGE, metavar="FILE", help=f"the HTML page (default: {PAGE})")
     parser.add_argument("--rate", type=_positive, metavar="R", help="transactions a second, instead of probing")
     parser.add_argument("--rows", type=_rows, metavar="N", help="only the first N transactions; quality is not judged")
-    parser.add_argument("--frontend", choices=("auto", "aio"), default="auto", help="the server's front end")
+    parser.add_argument("--frontend", choices=("auto", "native", "aio"), default="auto", help="the server's front end")
     parser.add_argument("--keep", action="store_true", help="keep the working folder: history, configuration, log")
 
 
