@@ -56,9 +56,10 @@ fn send(front: &Front, batch: Answered) {
     front.respond.record(monotonic_ns() - batch.built_ns, decided);
 }
 
-fn refuse(entry: Entry, refusal: &Refusal) {
+/// End an entry without a decision.
+pub fn refuse(entry: Entry, refusal: &Refusal) {
     match entry.reply {
-        Reply::Unary(mut respond) => drop(reply::refuse(&mut respond, refusal)), // Gone: nobody waits
+        Reply::Unary(call) => drop(call.take().map(|mut respond| reply::refuse(&mut respond, refusal))), // Gone: nobody waits
         Reply::Row(slot) => slot.put(many::result(entry.transaction.id(), End::Error(&refusal.status))),
         Reply::Sent => (),
     }
@@ -70,7 +71,8 @@ fn answer(entry: &mut Entry, row: &AnswerRow, tails: &Tails, frames: &mut BytesM
     answers::render(row, id, tails, frames).inspect_err(|_| frames.clear())?;
     let mut frame = frames.split();
     match std::mem::replace(&mut entry.reply, Reply::Sent) {
-        Reply::Unary(mut respond) => {
+        Reply::Unary(call) => {
+            let Some(mut respond) = call.take() else { return Ok(()) }; // ended at its deadline: likewise
             reply::put_prefix(&mut frame);
             drop(reply::answer(&mut respond, frame.freeze(), row.replayed)); // Gone: the answer is kept for the retry
         }

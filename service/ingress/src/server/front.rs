@@ -3,18 +3,18 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use h2::server::SendResponse;
 use tokio::sync::{Notify, mpsc};
 
 use super::bell::Bell;
 use super::clock::monotonic_ns;
 use super::counts::{Counted, Counts};
+use super::deadlines::Deadlines;
 use super::dispatch::Answered;
 use super::refusal::Refusal;
-use super::reply;
+use super::reply::{self, Call};
 use super::respond::Respond;
 use super::results::RowSlot;
 use super::settings::{Refusals, Settings};
@@ -25,7 +25,7 @@ use crate::transaction::Transaction;
 
 /// Where an answer goes.
 pub enum Reply {
-    Unary(SendResponse<Bytes>),
+    Unary(Arc<Call>),
     Row(RowSlot),
     Sent,
 }
@@ -66,6 +66,7 @@ pub struct Front {
     /// Open connections.
     pub connections: AtomicUsize,
     pub side: Side,
+    pub deadlines: Deadlines,
     pub answered: mpsc::UnboundedSender<Answered>,
     /// Wakes the gate's timer task when a batch was opened while it slept.
     pub gate: Notify,
@@ -101,6 +102,7 @@ impl Front {
             respond,
             connections: AtomicUsize::new(0),
             side: Side::default(),
+            deadlines: Deadlines::default(),
             answered,
             gate: Notify::new(),
             closed: AtomicBool::new(false),

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Waker};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -109,12 +108,12 @@ impl Ingress {
     /// The oldest closed batch, or None; then the bell rings when there is one. `idle`: no batch is running.
     fn take(&self, py: Python<'_>, idle: bool) -> PyResult<Option<Batch>> {
         let Some(closed) = self.front.take(idle) else { return Ok(None) };
-        let mut entries = closed.entries;
+        let entries = closed.entries;
         let mut prefixes = Vec::new();
         let rows: Vec<_> = entries
-            .iter_mut()
+            .iter()
             .map(|entry| {
-                let cancelled = gone(&mut entry.reply);
+                let cancelled = gone(&entry.reply);
                 prefixes.push(match &entry.reply {
                     Reply::Unary(_) | Reply::Sent => None,
                     Reply::Row(slot) => Some(slot.prefix()),
@@ -280,9 +279,9 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(set_clock_ahead_ns, module)?)
 }
 
-fn gone(reply: &mut Reply) -> bool {
+fn gone(reply: &Reply) -> bool {
     match reply {
-        Reply::Unary(respond) => respond.poll_reset(&mut Context::from_waker(Waker::noop())).is_ready(),
+        Reply::Unary(call) => call.gone(),
         Reply::Row(slot) => slot.cancelled(),
         Reply::Sent => true,
     }

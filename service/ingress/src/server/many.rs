@@ -8,6 +8,8 @@ use h2::SendStream;
 use h2::server::SendResponse;
 
 use super::counts::Counted;
+use super::deadlines::until;
+use super::dispatch;
 use super::front::{Entry, Front, Reply};
 use super::message::{Broken, Messages};
 use super::refusal::{Refusal, code};
@@ -24,7 +26,10 @@ pub async fn score_batch(
     mut respond: Option<SendResponse<Bytes>>,
     deadline_ns: i64,
 ) {
-    let body = match first_message(&front, &mut messages).await.and_then(|body| body.ok_or(Broken::Cut)) {
+    let Some(body) = first_message(&front, &mut messages, deadline_ns).await else {
+        return refuse(&front, &mut respond, Counted::Deadline, &front.refusals.deadline);
+    };
+    let body = match body.and_then(|body| body.ok_or(Broken::Cut)) {
         Ok(body) => body,
         Err(broken) => return refuse_broken(&front, &mut respond, &broken),
     };
@@ -42,7 +47,12 @@ pub async fn score_batch(
     }
     let results = Results::new(true);
     admit_rows(&front, &results, batch.transactions, deadline_ns);
-    match all_results(&results, &mut respond).await {
+    let ended = tokio::select! {
+        biased;
+        ended = all_results(&results, &mut respond) => ended,
+        () = until(deadline_ns) => Err(Ended::Refused(front.refusals.deadline.clone())),
+    };
+    match ended {
         Ok(frame) => drop(reply::answer(&mut respond, frame, false)),
         Err(Ended::Gone) => results.abandon(),
         Err(Ended::Refused(refusal)) => drop(reply::refuse(&mut respond, &refusal)),
@@ -91,9 +101,7 @@ fn admit_rows(front: &Front, results: &Arc<Results>, transactions: Vec<Transacti
         reply: Reply::Row(results.open()),
     });
     for (entry, refusal) in front.admit(entries.collect::<Vec<_>>()) {
-        if let Reply::Row(slot) = entry.reply {
-            slot.put(result(entry.transaction.id(), End::Error(&refusal.status)));
-        }
+        dispatch::refuse(entry, refusal);
     }
 }
 
@@ -114,7 +122,7 @@ async fn converse(
     send: &mut SendStream<Bytes>,
     results: &Arc<Results>,
 ) -> Result<Option<Refusal>, Gone> {
-    let mut streams_end = front.streams_end.subscribe();
+    let mut streams_end = front.streams_end.subscribe(); // one that begins later is refused at its first message
     let (mut reading, mut end) = (true, None);
     loop {
         let Ok(ready) = results.take_ready() else { return Ok(Some(front.refusals.internal.clone())) };
@@ -127,7 +135,7 @@ async fn converse(
         }
         tokio::select! {
             biased;
-            _ = streams_end.wait_for(|ended| *ended), if reading => (reading, end) = (false, Some(front.refusals.draining.clone())),
+            _ = streams_end.changed(), if reading => (reading, end) = (false, Some(front.refusals.draining.clone())),
             message = poll_fn(|cx| messages.poll_next(cx)), if reading && unanswered < front.settings.stream_unanswered_max => {
                 match read(front, results, message)? {
                     Read::Admitted => (),

@@ -4,6 +4,7 @@ mod bell;
 mod clock;
 mod connection;
 mod counts;
+mod deadlines;
 mod dispatch;
 mod front;
 mod gate;

@@ -1,5 +1,8 @@
 //! What goes back: an answer with its trailers, or a status alone.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Waker};
+
 use bytes::{BufMut, Bytes, BytesMut};
 use h2::server::SendResponse;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
@@ -13,6 +16,29 @@ pub struct Gone;
 impl From<h2::Error> for Gone {
     fn from(_: h2::Error) -> Self {
         Gone
+    }
+}
+
+/// An unanswered unary call, shared by all who may end it: whoever takes it first does. Dropping it resets the stream.
+pub struct Call(Mutex<Option<SendResponse<Bytes>>>);
+
+impl Call {
+    pub fn new(respond: SendResponse<Bytes>) -> Self {
+        Self(Mutex::new(Some(respond)))
+    }
+
+    fn respond(&self) -> MutexGuard<'_, Option<SendResponse<Bytes>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn take(&self) -> Option<SendResponse<Bytes>> {
+        self.respond().take()
+    }
+
+    /// Whether the caller went away. One that was ended at its deadline did not.
+    pub fn gone(&self) -> bool {
+        let mut respond = self.respond();
+        respond.as_mut().is_some_and(|respond| respond.poll_reset(&mut Context::from_waker(Waker::noop())).is_ready())
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 use tokio_rustls::TlsAcceptor;
 
+use super::deadlines;
 use super::dispatch::{self, Answered};
 use super::front::Front;
 use super::gate;
@@ -47,6 +48,7 @@ async fn run(
     let (drain, draining) = watch::channel(false);
     tokio::spawn(dispatch::run(front.clone(), answered));
     tokio::spawn(gate::run(front.clone()));
+    tokio::spawn(deadlines::run(front.clone()));
     tokio::spawn(listener::accept(front.clone(), listener, tls, draining));
     let patience = match stop.wait_for(|stop| *stop != Stop::Running).await.as_deref() {
         Ok(Stop::Within(patience)) => *patience,

@@ -8,13 +8,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::poll_fn;
 use h2::server::SendResponse;
+use tokio::time::sleep;
 
 use super::counts::Counted;
+use super::deadlines::until;
+use super::dispatch;
 use super::front::{Entry, Front, Reply};
 use super::guard::guarded_task;
 use super::message::{Broken, Messages};
 use super::refusal::{Refusal, code};
-use super::reply;
+use super::reply::{self, Call};
 use crate::transaction::Transaction;
 
 /// Take a call whose headers have come. `respond` is emptied when somebody else will answer.
@@ -24,18 +27,28 @@ pub fn begin(front: &Arc<Front>, mut messages: Messages, respond: &mut Option<Se
         Poll::Pending => {
             let (front, mut respond) = (front.clone(), respond.take());
             tokio::spawn(guarded_task(front.clone(), async move {
-                let message = first_message(&front, &mut messages).await;
-                finish(&front, message, &mut respond, deadline_ns);
+                match first_message(&front, &mut messages, deadline_ns).await {
+                    Some(message) => finish(&front, message, &mut respond, deadline_ns),
+                    None => refuse(&front, &mut respond, Counted::Deadline, &front.refusals.deadline),
+                }
             }));
         }
     }
 }
 
-/// The first message of a call, which has to come within `message_ns_max`.
-pub async fn first_message(front: &Front, messages: &mut Messages) -> Result<Option<Bytes>, Broken> {
+/// The first message of a call, which has to come within `message_ns_max`; None where the call's deadline was first.
+pub async fn first_message(
+    front: &Front,
+    messages: &mut Messages,
+    deadline_ns: i64,
+) -> Option<Result<Option<Bytes>, Broken>> {
     let patience = Duration::from_nanos(front.settings.message_ns_max as u64);
-    let message = tokio::time::timeout(patience, poll_fn(|cx| messages.poll_next(cx))).await;
-    message.unwrap_or(Err(Broken::Gone))
+    tokio::select! {
+        biased;
+        message = poll_fn(|cx| messages.poll_next(cx)) => Some(message),
+        () = until(deadline_ns) => None,
+        () = sleep(patience) => Some(Err(Broken::Gone)),
+    }
 }
 
 fn finish(
@@ -61,11 +74,13 @@ fn admit(front: &Front, transaction: Transaction, respond: &mut Option<SendRespo
         let _ = reply::answer(&mut respond, echo.clone(), false); // Gone: nobody waits
         return;
     }
-    let entry = Entry { transaction, arrival_ns: 0, deadline_ns, reply: Reply::Unary(respond) };
-    for (entry, refusal) in front.admit([entry]) {
-        if let Reply::Unary(mut respond) = entry.reply {
-            let _ = reply::refuse(&mut respond, refusal);
-        }
+    let call = Arc::new(Call::new(respond));
+    let watched = (deadline_ns != 0).then(|| Arc::downgrade(&call));
+    let entry = Entry { transaction, arrival_ns: 0, deadline_ns, reply: Reply::Unary(call) };
+    match (front.admit([entry]).pop(), watched) {
+        (Some((entry, refusal)), _) => dispatch::refuse(entry, refusal),
+        (None, Some(call)) => front.deadlines.watch(deadline_ns, call),
+        (None, None) => (),
     }
 }
 
