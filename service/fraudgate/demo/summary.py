@@ -135,7 +135,7 @@ def to_text(result: Result) -> str:
 def _head(result: Result) -> list[str]:
     rates = result.rates
     probed = (
-        f"half of the {rates.probe:,.0f}/s that the {result.frontend} front end carries from this client"
+        f"half of the {rates.probe:,.0f}/s probed, {result.frontend} front end"
         if rates.probe
         else f"the rate given, {result.frontend} front end"
     )
