@@ -46,14 +46,6 @@ GRACE_NS = 5 * SECOND_NS
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A running server and where its metrics are."""
-
-    server: Server
-    ops: int
-
-
-@dataclass(frozen=True, slots=True)
 class Saturated:
     """One server at its limit."""
 
@@ -64,8 +56,32 @@ class Saturated:
     generator_us_per_call: float
 
 
+class Feed:
+    """Simulated transactions without end, in event order: each run goes on in event time where the last one stopped."""
+
+    def __init__(self, rows: pa.RecordBatch) -> None:
+        self._rows, self._sent, self._runs = rows, 0, 0
+        times_ns = rows["event_time"].to_numpy()
+        self._span_ns = int(times_ns[-1] - times_ns[0]) + SECOND_NS
+
+    def workload(self) -> Any:
+        """The transactions that follow, under ids that nobody has sent before."""
+        self._runs += 1
+        cycles, first = divmod(self._sent, len(self._rows))
+        rest = self._later(self._rows.slice(first), cycles), self._later(self._rows.slice(0, first), cycles + 1)
+        rows = pa.Table.from_batches(rest).combine_chunks().to_batches()[0]
+        return load.native().Workload(rows, f"run{self._runs}", event_time_now=False)
+
+    def _later(self, rows: pa.RecordBatch, cycles: int) -> pa.RecordBatch:
+        times = pa.array(rows["event_time"].to_numpy() + cycles * self._span_ns)
+        return rows.set_column(rows.schema.get_field_index("event_time"), "event_time", times)
+
+    def advance(self, sent: int) -> None:
+        self._sent += sent
+
+
 class Traffic:
-    """Simulated history, and the transactions after it; every run has ids of its own."""
+    """Simulated history, and feeds of what comes after it."""
 
     def __init__(self, folder: Path) -> None:
         table = simulate(traffic.SEED, traffic.CUSTOMERS, traffic.TERMINALS, traffic.HISTORY_DAYS + FOLLOWING_DAYS)
@@ -75,22 +91,28 @@ class Traffic:
         self.history = folder / "history.parquet"
         pq.write_table(table.slice(0, first), self.history)
         self._rows: pa.RecordBatch = load.columns_of(table.slice(first))
-        self._runs = 0
 
-    def workload(self) -> Any:
-        """Transactions nobody has sent before, in event order, at their own event times."""
-        self._runs += 1
-        return load.native().Workload(self._rows, f"run{self._runs}", event_time_now=False)
+    def feed(self) -> Feed:
+        return Feed(self._rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A running server, where its metrics are, and what it is fed."""
+
+    server: Server
+    ops: int
+    feed: Feed
 
 
 @contextmanager
-def service(folder: Path, history: Path, frontend: str, **batching: str | int) -> Iterator[Place]:
+def service(folder: Path, made: Traffic, frontend: str, **batching: str | int) -> Iterator[Place]:
     """A whole service in a child process."""
     ports = free_ports()
     addresses = {"data": ports.data, "control": ports.control, "ops": ports.ops}
     sections: Mapping[str, Mapping[str, str | int | float | bool]] = {
         "server": {f"{name}_address": f"127.0.0.1:{port}" for name, port in addresses.items()},
-        "features": {"history": str(history)},
+        "features": {"history": str(made.history)},
         "event_time": {"now": EVENT_NOW},
         "batching": batching,
     }
@@ -98,33 +120,34 @@ def service(folder: Path, history: Path, frontend: str, **batching: str | int) -
     path.write_text(to_toml(sections), encoding="utf-8")
     with Server(frontend, serve_command(path, frontend), ports, lambda _line: None) as server:
         asyncio.run(server.serving())
-        yield Place(server, ports.ops)
+        yield Place(server, ports.ops, made.feed())
 
 
 @contextmanager
-def echo() -> Iterator[Place]:
+def echo(made: Traffic) -> Iterator[Place]:
     """The transport alone, in a child process."""
     ports: Ports = free_ports()
     command = [sys.executable, "-m", "benchmarks.native_echo", str(ports.data)]
     with Server("echo", command, ports, lambda _line: None) as server:
         asyncio.run(server.serving())
-        yield Place(server, 0)
+        yield Place(server, 0, made.feed())
 
 
-def run(place: Place, workload: Any, pace: load.Pace) -> load.LoadReport:
+def run(place: Place, pace: load.Pace) -> load.LoadReport:
     """One run of load, of which every call must be answered with a decision."""
     destination = load.Destination(place.server.target, CONNECTIONS)
-    report = load.Run(destination, pace, workload, GRACE_NS).run()
+    report = load.Run(destination, pace, place.feed.workload(), GRACE_NS).run()
+    place.feed.advance(report.sent)
     if report.lost_calls or set(report.statuses) != {"OK"}:
         raise RuntimeError(f"{place.server.name}: lost {report.lost}, statuses {report.statuses}")
     return report
 
 
-def saturate(place: Place, workload: Any, in_flight: int = IN_FLIGHT) -> Saturated:
+def saturate(place: Place, in_flight: int = IN_FLIGHT) -> Saturated:
     """As many calls as it takes, closed loop: CPU of the server's whole process, and of its scoring thread."""
     before = _cpu_ns(place), _thread_ns(place), _batches(place)
     pace = load.Pace(int(SATURATED_SECONDS * SECOND_NS), concurrency=in_flight)
-    report = run(place, workload, pace)
+    report = run(place, pace)
     cpu_ns, thread_ns = _cpu_ns(place) - before[0], _thread_ns(place) - before[1]
     batches = _batches(place) - before[2]
     return Saturated(
@@ -157,9 +180,9 @@ def _batches(place: Place) -> int:
     return int(float(found[1])) if found else 0
 
 
-def open_loop(place: Place, workload: Any, rate: float, seconds: float, seed: int) -> tuple[float, float, float]:
+def open_loop(place: Place, rate: float, seconds: float, seed: int) -> tuple[float, float, float]:
     """p50, p99 and p99.9 in milliseconds, Poisson arrivals."""
-    report = run(place, workload, load.Pace(int(seconds * SECOND_NS), rate=rate, arrivals="poisson", seed=seed))
+    report = run(place, load.Pace(int(seconds * SECOND_NS), rate=rate, arrivals="poisson", seed=seed))
     p50, p99, p999 = (report.decided.percentile(percent) / 1e6 for percent in (50, 99, 99.9))
     return p50, p99, p999
 
@@ -171,11 +194,11 @@ def interval(pairs: Sequence[tuple[float, float]], seed: int = 1) -> tuple[float
     return medians[int(0.025 * RESAMPLES)], medians[int(0.975 * RESAMPLES) - 1]
 
 
-def costs(ours: Place, theirs: Place, made: Traffic) -> dict[str, float]:
+def costs(ours: Place, theirs: Place) -> dict[str, float]:
     """What a decision costs at saturation, beside the echo."""
     for place in (ours, theirs):
-        saturate(place, made.workload())  # warm
-    pairs = [(saturate(ours, made.workload()), saturate(theirs, made.workload())) for _ in range(PAIRS)]
+        saturate(place)  # warm
+    pairs = [(saturate(ours), saturate(theirs)) for _ in range(PAIRS)]
     mine, echoes = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     low, high = interval([(each.cpu_us_per_call, other.cpu_us_per_call) for each, other in pairs])
     return {
@@ -194,14 +217,11 @@ def costs(ours: Place, theirs: Place, made: Traffic) -> dict[str, float]:
     }
 
 
-def tails(ours: Place, theirs: Place, made: Traffic) -> dict[str, float]:
+def tails(ours: Place, theirs: Place) -> dict[str, float]:
     """How long callers wait at 10,000/s, Poisson, beside the echo."""
     measure: Callable[..., tuple[float, float, float]] = partial(open_loop, rate=OPEN_RATE, seconds=OPEN_SECONDS)
-    measure(ours, made.workload(), seed=0)  # warm
-    pairs = [
-        (measure(ours, made.workload(), seed=seed), measure(theirs, made.workload(), seed=seed))
-        for seed in range(1, PAIRS + 1)
-    ]
+    measure(ours, seed=0)  # warm
+    pairs = [(measure(ours, seed=seed), measure(theirs, seed=seed)) for seed in range(1, PAIRS + 1)]
     low, high = interval([(mine[1], other[1]) for mine, other in pairs])
     return {
         "native_p99_ms_at_10k": round(statistics.median(mine[1] for mine, _ in pairs), 2),
@@ -229,14 +249,14 @@ def figures() -> dict[str, float]:
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         made = Traffic(folder)
-        ours = stack.enter_context(service(folder, made.history, "native", budget_ns=0))
-        theirs = stack.enter_context(echo())
-        found = costs(ours, theirs, made) | tails(ours, theirs, made)
-        with service(folder, made.history, "aio", budget_ns=0) as aio:
-            saturate(aio, made.workload(), 128)
-            aio_us = statistics.median(saturate(aio, made.workload(), 128).cpu_us_per_call for _ in range(3))
-        with service(folder, made.history, "native", policy="eager") as eager:
-            lone = [open_loop(eager, made.workload(), LONE_RATE, LONE_SECONDS, seed)[0] for seed in range(3)]
+        ours = stack.enter_context(service(folder, made, "native", budget_ns=0))
+        theirs = stack.enter_context(echo(made))
+        found = costs(ours, theirs) | tails(ours, theirs)
+        with service(folder, made, "aio", budget_ns=0) as aio:
+            saturate(aio, 128)
+            aio_us = statistics.median(saturate(aio, 128).cpu_us_per_call for _ in range(3))
+        with service(folder, made, "native", policy="eager") as eager:
+            lone = [open_loop(eager, LONE_RATE, LONE_SECONDS, seed)[0] for seed in range(3)]
     return found | {
         "native_times_cheaper_than_aio": round(aio_us / found["native_cpu_us_per_decision"], 2),
         "native_aio_cpu_us_per_decision": round(aio_us, 1),

@@ -15,6 +15,7 @@ import json
 import pstats
 import statistics
 import tempfile
+from functools import partial
 from time import monotonic_ns, thread_time_ns
 
 import msgspec
@@ -69,7 +70,7 @@ class Native:
         decoded = list(map(self._crate.decode_request, bodies))
         made = self._crate.Columns(decoded, [monotonic_ns()] * BATCH_ROWS_MAX, NO_DEADLINES)
         columns = opened(made)
-        answers = await pipeline.score(record_batch(made), columns=columns)
+        answers = await pipeline.score(partial(record_batch, made), columns=columns)
         self._renderer.render(answers.tobytes(), columns.transaction_id)
         return thread_time_ns() - started_ns
 

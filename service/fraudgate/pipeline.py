@@ -8,9 +8,9 @@ is made and kept, whatever fails. Batches are taken up and answered in order; at
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -53,6 +53,14 @@ _COUNT = np.arange(BATCH_ROWS_MAX)
 
 Refused = dict[int, tuple[Status, int]]
 """The rows that end with a status other than OK: that status, and the problem's number or 0."""
+
+
+Request: TypeAlias = "pa.RecordBatch | Callable[[], pa.RecordBatch]"
+"""A request batch, or what imports it from the memory of a front end when somebody wants it: the log, as a rule."""
+
+
+def record(batch: Request) -> pa.RecordBatch:
+    return batch() if callable(batch) else batch
 
 
 class Inference(Protocol):
@@ -117,7 +125,7 @@ class Pipeline:
         self._turn.set()
 
     async def score(
-        self, batch: pa.RecordBatch, closed_ns: int = 0, idle_ns: int = 0, columns: Columns | None = None
+        self, batch: Request, closed_ns: int = 0, idle_ns: int = 0, columns: Columns | None = None
     ) -> Answers:
         """Decide one batch of 1..32 rows. Returns ANSWER_DTYPE[rows], a row for each row of the batch.
 
@@ -125,7 +133,7 @@ class Pipeline:
         """
         taken_up_ns = self._clock()
         live = self.live
-        columns = columns or open_batch(batch)
+        columns = columns or open_batch(record(batch))
         my_turn, self._turn = self._turn, asyncio.Event()
         done = self._turn
         refused: Refused = {}
@@ -323,7 +331,7 @@ class Pipeline:
 
     def _keep(
         self,
-        batch: pa.RecordBatch,
+        batch: Request,
         claims: Claims,
         gathered: Gathered | None,
         answers: Answers,
@@ -339,7 +347,7 @@ class Pipeline:
             features = np.full((len(answers), len(self.store.schema.names)), np.nan)
             if gathered is not None:
                 features[claims.fresh] = gathered.values
-        if not self._log.append(batch, features, answers, closed_ns, idle_ns):
+        if not self._log.append(record(batch), features, answers, closed_ns, idle_ns):
             self._counters.count("fraudgate_batch_log_dropped_total")
 
 

@@ -1,6 +1,7 @@
 """The Python side of the native front end's door: pulls one batch at a time, scores it and hands the answers back."""
 
 import logging
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,7 @@ class NativeDoor:
         native = batch.columns
         try:
             columns = opened(native)
-            answers = await self._pipeline.score(record_batch(native), batch.closed_ns, batch.idle_ns, columns)
+            answers = await self._pipeline.score(partial(record_batch, native), batch.closed_ns, batch.idle_ns, columns)
             refused = self._refused(batch, columns, answers) if answers["status"].any() else []
             self._native.answer(batch, answers.tobytes(), refused, self._renderer.tail)
         except Exception:  # the batch must end: its callers get INTERNAL and may retry with the same ids

@@ -70,7 +70,14 @@ impl Columns {
         let field = *Text::ALL.get(column).ok_or_else(|| PyIndexError::new_err("no such column of texts"))?;
         let texts = self.rows.texts(field);
         if self.rows.text_column(field).nulls == 0 {
-            return PyList::new(py, texts.map(|text| PyString::new(py, text)));
+            let mut last: Option<(&str, Bound<'py, PyString>)> = None; // a batch has one currency, as a rule
+            return PyList::new(
+                py,
+                texts.map(|text| match &last {
+                    Some((same, string)) if *same == text => string.clone(),
+                    _ => last.insert((text, PyString::new(py, text))).1.clone(),
+                }),
+            );
         }
         PyList::new(py, texts.map(|text| (!text.is_empty()).then(|| PyString::new(py, text))))
     }
