@@ -1,5 +1,6 @@
 //! One connection: handshake, calls, keep-alive, drain.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::task::{Context, Poll, Waker};
@@ -8,17 +9,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::server::{Connection, SendResponse};
 use h2::{Ping, PingPong, RecvStream};
-use http::Request;
+use http::{Method, Request};
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::clock::monotonic_ns;
 use super::counts::Counted;
 use super::front::Front;
 use super::guard::{guarded, guarded_task};
+use super::listener::Open;
 use super::message::Messages;
-use super::request::{self, Rpc};
+use super::request::{self, Rejected, Rpc};
 use super::settings::Settings;
+use super::side::SideCalls;
 use super::socket::{Socket, Transport};
 use super::{many, reply, side, unary};
 
@@ -28,16 +31,33 @@ const STREAM_WINDOW_BYTES: u32 = 1 << 16;
 /// Pending answers of one stream that h2 keeps for a peer that does not read.
 const SEND_BUFFER_BYTES: usize = 1 << 16;
 
-/// Serve one connection to its end. `drain`: turns true when it is to finish its calls and go.
-pub async fn serve(front: Arc<Front>, transport: Transport, drain: watch::Receiver<bool>) {
+/// Shake hands with a new peer, and give its connection a task of its own: with the handshake's, what that needed goes.
+/// `open` counts it, `drain` turns true when it is to finish its calls and go.
+pub async fn welcome(open: Open, transport: Transport, mut drain: watch::Receiver<bool>) {
+    let front = open.front();
     let stalled_since_ns = Arc::new(AtomicI64::new(0));
     let socket = Socket::new(transport, stalled_since_ns.clone());
     let patience = Duration::from_nanos(front.settings.handshake_ns_max as u64);
     let handshake = builder(&front.settings).handshake::<_, Bytes>(socket);
-    match timeout(patience, handshake).await {
+    let shaken = tokio::select! {
+        shaken = timeout(patience, handshake) => shaken,
+        _ = drain.wait_for(|drain| *drain) => return,
+    };
+    match shaken {
         Err(_) => front.counts.count(Counted::ConnectionStalled),
-        Ok(Err(_)) => front.counts.count(Counted::ConnectionBroken),
-        Ok(Ok(connection)) => converse(front, connection, drain, &stalled_since_ns).await,
+        Ok(Err(error)) => count_broken(front, &error),
+        Ok(Ok(connection)) => {
+            let front = front.clone();
+            let connection = Box::new(connection);
+            tokio::spawn(guarded_task(front, converse(open, connection, drain, stalled_since_ns)));
+        }
+    }
+}
+
+/// Count the end of a connection that broke the protocol or a limit. One that just went broke nothing.
+fn count_broken(front: &Front, error: &h2::Error) {
+    if error.is_library() {
+        front.counts.count(Counted::ConnectionBroken);
     }
 }
 
@@ -55,32 +75,33 @@ fn builder(settings: &Settings) -> h2::server::Builder {
 }
 
 async fn converse(
-    front: Arc<Front>,
-    mut connection: Connection<Socket, Bytes>,
+    open: Open,
+    mut connection: Box<Connection<Socket, Bytes>>,
     mut drain: watch::Receiver<bool>,
-    stalled_since_ns: &AtomicI64,
+    stalled_since_ns: Arc<AtomicI64>,
 ) {
+    let front = open.front();
     let mut pulse = Pulse::new(connection.ping_pong(), &front.settings);
-    let mut checks = interval(pulse.check_every);
-    checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    checks.reset();
+    let mut checks = pin!(sleep(pulse.check_every));
+    let mut drained = pin!(drain.wait_for(|drain| *drain));
     let mut draining = false;
+    let side_calls = SideCalls::default();
     loop {
         tokio::select! {
             biased;
             call = connection.accept() => match call {
                 Some(Ok((request, respond))) => {
                     pulse.heard = true;
-                    begin(&front, request, respond);
+                    begin(front, request, respond, &side_calls);
                 }
-                Some(Err(_)) => front.counts.count(Counted::ConnectionBroken),
+                Some(Err(error)) => return count_broken(front, &error), // its GOAWAY is sent; to ask again would spin
                 None => return,
             },
-            _ = drain.wait_for(|drain| *drain), if !draining => {
+            _ = &mut drained, if !draining => {
                 draining = true;
                 connection.graceful_shutdown();
             }
-            _ = checks.tick() => {
+            () = &mut checks => {
                 let stalled_ns = stalled_since_ns.load(Ordering::Relaxed);
                 let now_ns = monotonic_ns();
                 let unread = stalled_ns != 0 && now_ns - stalled_ns >= front.settings.write_stall_ns_max;
@@ -88,6 +109,7 @@ async fn converse(
                     front.counts.count(Counted::ConnectionStalled);
                     return; // dropping it closes the socket: a peer that does not read would read no GOAWAY either
                 }
+                checks.as_mut().reset(Instant::now() + pulse.check_every);
             }
         }
     }
@@ -141,21 +163,24 @@ impl Pulse {
 }
 
 /// A call has come: answer it here, or give it a task.
-fn begin(front: &Arc<Front>, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
-    guarded(front, &mut Some(respond), |respond| dispatch(front, request, respond));
+fn begin(front: &Arc<Front>, request: Request<RecvStream>, respond: SendResponse<Bytes>, side_calls: &SideCalls) {
+    guarded(front, &mut Some(respond), |respond| dispatch(front, request, respond, side_calls));
 }
 
-fn dispatch(front: &Arc<Front>, request: Request<RecvStream>, respond: &mut Option<SendResponse<Bytes>>) {
+fn dispatch(
+    front: &Arc<Front>,
+    request: Request<RecvStream>,
+    respond: &mut Option<SendResponse<Bytes>>,
+    side_calls: &SideCalls,
+) {
     let head = match request::parse(&request) {
         Ok(head) => head,
         Err(rejected) => {
-            if let Some(mut respond) = respond.take() {
-                let _ = reply::reject(&mut respond, &rejected); // Gone: nobody waits
-            }
-            return;
+            let Some(respond) = respond.take() else { return };
+            return reject(front, request, respond, rejected);
         }
     };
-    let messages = Messages::new(request.into_body(), head.encoding, front.settings.message_bytes_max);
+    let messages = Messages::new(request.into_body(), head.encoding, &front.settings);
     let deadline_ns = head.timeout_ns.map_or(0, |timeout_ns| monotonic_ns().saturating_add(timeout_ns));
     match head.rpc {
         Rpc::Score => unary::begin(front, messages, respond, deadline_ns),
@@ -169,7 +194,31 @@ fn dispatch(front: &Arc<Front>, request: Request<RecvStream>, respond: &mut Opti
         }
         Rpc::Side(path) => {
             let Some(respond) = respond.take() else { return };
-            tokio::spawn(guarded_task(front.clone(), side::serve(front.clone(), path, messages, respond)));
+            let call = side::serve(front.clone(), path, messages, respond, side_calls.clone());
+            tokio::spawn(guarded_task(front.clone(), call));
         }
     }
+}
+
+/// End a call that none of ours answers. One that is not even gRPC is heard out first, as HTTP clients expect.
+fn reject(front: &Arc<Front>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>, rejected: Rejected) {
+    let headless = request.method() == Method::HEAD;
+    let mut body = request.into_body();
+    if body.is_end_stream() || matches!(rejected, Rejected::Grpc(_)) {
+        let _ = reply::reject(front, &mut respond, &rejected, headless); // Gone: nobody waits
+        return;
+    }
+    let patience = Duration::from_nanos(front.settings.message_ns_max as u64);
+    let front = front.clone();
+    tokio::spawn(guarded_task(front.clone(), async move {
+        let heard_out = async {
+            while let Some(chunk) = body.data().await {
+                body.flow_control().release_capacity(chunk?.len())?;
+            }
+            body.trailers().await
+        };
+        if let Ok(Ok(_)) = timeout(patience, heard_out).await {
+            let _ = reply::reject(&front, &mut respond, &rejected, headless); // Gone: nobody waits
+        }
+    }));
 }

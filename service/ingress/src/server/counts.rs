@@ -23,9 +23,11 @@ pub enum Counted {
     ConnectionBroken,
     /// Connections closed because the peer did not read, answer a ping or finish its handshake in time.
     ConnectionStalled,
+    /// Answers given up because the peer left them unread.
+    AnswerUnread,
 }
 
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 13] = [
     "unavailable",
     "deadline",
     "budget",
@@ -38,6 +40,7 @@ const NAMES: [&str; 12] = [
     "fraudgate_connections_refused_total",
     "fraudgate_connections_broken_total",
     "fraudgate_connections_stalled_total",
+    "fraudgate_answers_unread_total",
 ];
 
 /// Monotonic counts.

@@ -1,6 +1,5 @@
 //! Answers on their way out: Python hands over the answer rows of a batch, the IO thread renders and sends them.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::{BufMut, BytesMut};
@@ -9,6 +8,7 @@ use tokio::sync::mpsc;
 use super::clock::monotonic_ns;
 use super::counts::Counted;
 use super::front::{Entry, Front, Reply};
+use super::guard::caught;
 use super::many;
 use super::refusal::Refusal;
 use super::reply;
@@ -29,29 +29,32 @@ pub struct Answered {
 /// Send answers as they come, until the front end ends.
 pub async fn run(front: Arc<Front>, mut answered: mpsc::UnboundedReceiver<Answered>) {
     while let Some(batch) = answered.recv().await {
-        if catch_unwind(AssertUnwindSafe(|| send(&front, batch))).is_err() {
-            front.counts.count(Counted::Panic); // the batch's streams are reset by being dropped
-        }
+        caught(&front.counts, || send(&front, batch)); // the batch's streams are reset by being dropped
     }
 }
 
-fn send(front: &Front, batch: Answered) {
+fn send(front: &Arc<Front>, batch: Answered) {
     let mut refusals = batch.refusals.into_iter().peekable();
     let mut decided = 0;
     let tails = front.tails.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let mut frames = BytesMut::with_capacity(512 * batch.rows.len());
     let now_ns = monotonic_ns();
     for (place, (mut entry, row)) in batch.entries.into_iter().zip(&batch.rows).enumerate() {
-        if let Some((_, refusal)) = refusals.next_if(|(refused, _)| *refused == place) {
-            refuse(entry, &refusal);
-        } else if entry.deadline_ns > 0 && entry.deadline_ns <= now_ns {
-            refuse(entry, &front.refusals.deadline); // decided and kept: the retry gets it
-        } else if answer(&mut entry, row, &tails, &mut frames).is_ok() {
-            decided += 1;
-        } else {
-            front.counts.count(Counted::Internal); // decided and kept: the retry gets it
-            refuse(entry, &front.refusals.internal);
-        }
+        let refusal = refusals.next_if(|(refused, _)| *refused == place);
+        let ended = caught(&front.counts, || {
+            if let Some((_, refusal)) = refusal {
+                refuse(entry, &refusal);
+            } else if entry.deadline_ns > 0 && entry.deadline_ns <= now_ns {
+                refuse(entry, &front.refusals.deadline); // decided and kept: the retry gets it
+            } else if answer(front, &mut entry, row, &tails, &mut frames).is_ok() {
+                return 1;
+            } else {
+                front.counts.count(Counted::Internal); // decided and kept: the retry gets it
+                refuse(entry, &front.refusals.internal);
+            }
+            0
+        });
+        decided += ended.unwrap_or(0);
     }
     front.respond.record(monotonic_ns() - batch.built_ns, decided);
 }
@@ -65,16 +68,24 @@ pub fn refuse(entry: Entry, refusal: &Refusal) {
     }
 }
 
-fn answer(entry: &mut Entry, row: &AnswerRow, tails: &Tails, frames: &mut BytesMut) -> Result<(), TailMissing> {
+fn answer(
+    front: &Arc<Front>,
+    entry: &mut Entry,
+    row: &AnswerRow,
+    tails: &Tails,
+    frames: &mut BytesMut,
+) -> Result<(), TailMissing> {
     let id = entry.transaction.id();
+    frames.clear(); // of what an answer before may have left that failed
     frames.put_slice(&[0; reply::PREFIX_BYTES]);
-    answers::render(row, id, tails, frames).inspect_err(|_| frames.clear())?;
+    answers::render(row, id, tails, frames)?;
     let mut frame = frames.split();
     match std::mem::replace(&mut entry.reply, Reply::Sent) {
         Reply::Unary(call) => {
             let Some(mut respond) = call.take() else { return Ok(()) }; // ended at its deadline: likewise
             reply::put_prefix(&mut frame);
-            drop(reply::answer(&mut respond, frame.freeze(), row.replayed)); // Gone: the answer is kept for the retry
+            // Gone: the answer is kept for the retry
+            drop(reply::answer(front, &mut respond, frame.freeze(), row.replayed));
         }
         Reply::Row(slot) => slot.put(many::result(id, End::Response(&frame[reply::PREFIX_BYTES..]))),
         Reply::Sent => (),

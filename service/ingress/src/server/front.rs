@@ -13,6 +13,7 @@ use super::clock::monotonic_ns;
 use super::counts::{Counted, Counts};
 use super::deadlines::Deadlines;
 use super::dispatch::Answered;
+use super::held::Held;
 use super::refusal::Refusal;
 use super::reply::{self, Call};
 use super::respond::Respond;
@@ -65,6 +66,8 @@ pub struct Front {
     pub echo: Option<Bytes>,
     /// Open connections.
     pub connections: AtomicUsize,
+    /// Bytes that wait for peers.
+    pub held: Arc<Held>,
     pub side: Side,
     pub deadlines: Deadlines,
     pub answered: mpsc::UnboundedSender<Answered>,
@@ -101,6 +104,7 @@ impl Front {
             tails: Mutex::default(),
             respond,
             connections: AtomicUsize::new(0),
+            held: Arc::default(),
             side: Side::default(),
             deadlines: Deadlines::default(),
             answered,

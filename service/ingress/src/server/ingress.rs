@@ -221,7 +221,7 @@ impl Ingress {
             Event::HalfClosed(call) => (call, "half_close", PyBytes::new(py, b"").into_any()),
             Event::Gone(call) => (call, "gone", PyBytes::new(py, b"").into_any()),
         };
-        self.front.side.events().into_iter().map(told).collect()
+        self.front.side.events(&self.front.bell).into_iter().map(told).collect()
     }
 
     /// Send a message on a side call.

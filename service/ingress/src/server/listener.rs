@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use super::connection;
 use super::counts::Counted;
 use super::front::Front;
+use super::guard::guarded_task;
 use super::settings::Tls;
 use super::socket::Transport;
 
@@ -93,14 +95,20 @@ pub async fn accept(front: Arc<Front>, listener: Listener, tls: Option<TlsAccept
         Ok(sockets) => sockets,
         Err(_) => return, // the runtime is going down
     };
+    let draining = drain.clone();
+    let mut drained = pin!(drain.wait_for(|drain| *drain));
     loop {
         let accepted = tokio::select! {
             accepted = sockets.accept() => accepted,
-            _ = drain.wait_for(|drain| *drain) => return,
+            _ = &mut drained => return,
         };
-        let Ok(transport) = accepted else {
-            tokio::time::sleep(Duration::from_millis(20)).await; // out of descriptors: some will come back
-            continue;
+        let transport = match accepted {
+            Ok(transport) => transport,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+            Err(_) => {
+                tokio::time::sleep(Duration::from_millis(20)).await; // out of descriptors: some will come back
+                continue;
+            }
         };
         if front.connections.load(Ordering::Relaxed) >= front.settings.connections_max {
             front.counts.count(Counted::ConnectionRefused);
@@ -108,17 +116,21 @@ pub async fn accept(front: Arc<Front>, listener: Listener, tls: Option<TlsAccept
         }
         front.counts.count(Counted::Connection);
         let open = Open::new(front.clone());
-        tokio::spawn(one(open, transport, tls.clone(), drain.clone()));
+        tokio::spawn(guarded_task(front.clone(), one(open, transport, tls.clone(), draining.clone())));
     }
 }
 
 /// Counts an open connection, until its task ends, however it ends.
-struct Open(Arc<Front>);
+pub struct Open(Arc<Front>);
 
 impl Open {
     fn new(front: Arc<Front>) -> Self {
         front.connections.fetch_add(1, Ordering::AcqRel);
         Self(front)
+    }
+
+    pub fn front(&self) -> &Arc<Front> {
+        &self.0
     }
 }
 
@@ -128,31 +140,32 @@ impl Drop for Open {
     }
 }
 
-async fn one(open: Open, transport: Transport, tls: Option<TlsAcceptor>, drain: watch::Receiver<bool>) {
-    let front = &open.0;
+async fn one(open: Open, transport: Transport, tls: Option<TlsAcceptor>, mut drain: watch::Receiver<bool>) {
     let transport = match (transport, tls) {
-        (Transport::Tcp(stream), Some(acceptor)) => match secured(front, stream, &acceptor).await {
-            Some(transport) => transport,
-            None => return,
+        (Transport::Tcp(stream), Some(acceptor)) => tokio::select! {
+            secured = secured(open.front(), stream, &acceptor) => match secured {
+                Some(transport) => transport,
+                None => return,
+            },
+            _ = drain.wait_for(|drain| *drain) => return,
         },
         (transport, _) => transport,
     };
-    connection::serve(front.clone(), transport, drain).await;
+    connection::welcome(open, transport, drain).await;
 }
 
+/// Shake hands on TLS. None: the peer would not, or not in time, or does not speak h2 over it.
 async fn secured(front: &Front, stream: TcpStream, acceptor: &TlsAcceptor) -> Option<Transport> {
     let patience = Duration::from_nanos(front.settings.handshake_ns_max as u64);
     match tokio::time::timeout(patience, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => Some(Transport::Tls(Box::new(stream))),
-        Ok(_) => {
-            front.counts.count(Counted::ConnectionBroken);
-            None
+        Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
+            return Some(Transport::Tls(Box::new(stream)));
         }
-        Err(_) => {
-            front.counts.count(Counted::ConnectionStalled);
-            None
-        }
+        Ok(Err(error)) if error.kind() != io::ErrorKind::InvalidData => (), // it went, which breaks nothing
+        Ok(_) => front.counts.count(Counted::ConnectionBroken),
+        Err(_) => front.counts.count(Counted::ConnectionStalled),
     }
+    None
 }
 
 enum Sockets {
@@ -172,7 +185,7 @@ impl Sockets {
         match self {
             Self::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
-                stream.set_nodelay(true)?;
+                let _ = stream.set_nodelay(true); // fails where the peer has gone already, which reading will tell
                 Ok(Transport::Tcp(stream))
             }
             Self::Unix(listener) => Ok(Transport::Unix(listener.accept().await?.0)),

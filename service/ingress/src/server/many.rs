@@ -15,7 +15,7 @@ use super::message::{Broken, Messages};
 use super::refusal::{Refusal, code};
 use super::reply::{self, Gone};
 use super::results::Results;
-use super::unary::{first_message, refuse, refuse_broken};
+use super::unary::{first_message, refusal_of, refuse, refuse_broken};
 use crate::answers::{self, End};
 use crate::transaction::Transaction;
 
@@ -26,10 +26,7 @@ pub async fn score_batch(
     mut respond: Option<SendResponse<Bytes>>,
     deadline_ns: i64,
 ) {
-    let Some(body) = first_message(&front, &mut messages, deadline_ns).await else {
-        return refuse(&front, &mut respond, Counted::Deadline, &front.refusals.deadline);
-    };
-    let body = match body.and_then(|body| body.ok_or(Broken::Cut)) {
+    let body = match first_message(&front, &mut messages, deadline_ns).await.and_then(|body| body.ok_or(Broken::Cut)) {
         Ok(body) => body,
         Err(broken) => return refuse_broken(&front, &mut respond, &broken),
     };
@@ -53,7 +50,7 @@ pub async fn score_batch(
         () = until(deadline_ns) => Err(Ended::Refused(front.refusals.deadline.clone())),
     };
     match ended {
-        Ok(frame) => drop(reply::answer(&mut respond, frame, false)),
+        Ok(frame) => drop(reply::answer(&front, &mut respond, frame, false)),
         Err(Ended::Gone) => results.abandon(),
         Err(Ended::Refused(refusal)) => drop(reply::refuse(&mut respond, &refusal)),
     }
@@ -127,7 +124,7 @@ async fn converse(
     loop {
         let Ok(ready) = results.take_ready() else { return Ok(Some(front.refusals.internal.clone())) };
         for result in ready {
-            write(send, reply::framed(&result)).await?;
+            reply::write(front, send, reply::framed(&result)).await?;
         }
         let unanswered = results.waiting();
         if !reading && unanswered == 0 {
@@ -136,7 +133,7 @@ async fn converse(
         tokio::select! {
             biased;
             _ = streams_end.changed(), if reading => (reading, end) = (false, Some(front.refusals.draining.clone())),
-            message = poll_fn(|cx| messages.poll_next(cx)), if reading && unanswered < front.settings.stream_unanswered_max => {
+            message = poll_fn(|cx| messages.poll_next(&front.held, cx)), if reading && unanswered < front.settings.stream_unanswered_max => {
                 match read(front, results, message)? {
                     Read::Admitted => (),
                     Read::Ended(refusal) => (reading, end) = (false, refusal),
@@ -155,39 +152,24 @@ enum Read {
 }
 
 fn read(front: &Front, results: &Arc<Results>, message: Result<Option<Bytes>, Broken>) -> Result<Read, Gone> {
-    let undecodable = || {
-        front.counts.count(Counted::Undecodable);
-        Ok(Read::Ended(Some(front.refusals.undecodable.clone())))
+    let broken = |broken| {
+        let (counted, refusal) = refusal_of(front, &broken).ok_or(Gone)?;
+        front.counts.count(counted);
+        Ok(Read::Ended(Some(refusal)))
     };
     let body = match message {
         Ok(Some(body)) => body,
         Ok(None) => return Ok(Read::Ended(None)),
-        Err(Broken::Gone) => return Err(Gone),
-        Err(Broken::TooLarge) => {
-            let refusal = Refusal::plain(code::RESOURCE_EXHAUSTED, "message larger than max");
-            return Ok(Read::Ended(Some(refusal)));
-        }
-        Err(_) => return undecodable(),
+        Err(error) => return broken(error),
     };
     if front.is_closed() {
         return Ok(Read::Ended(Some(front.refusals.draining.clone())));
     }
     match Transaction::decode_request(&body) {
         Ok(transaction) => admit_rows(front, results, vec![transaction.unwrap_or_else(Transaction::empty)], 0),
-        Err(_) => return undecodable(),
+        Err(_) => return broken(Broken::Cut),
     }
     Ok(Read::Admitted)
-}
-
-/// Send one frame when the peer's window has room for it: a slow reader holds its own results back.
-async fn write(send: &mut SendStream<Bytes>, frame: Bytes) -> Result<(), Gone> {
-    let mut frame = frame;
-    while !frame.is_empty() {
-        send.reserve_capacity(frame.len());
-        let room = poll_fn(|cx| send.poll_capacity(cx)).await.ok_or(Gone)??;
-        send.send_data(frame.split_to(room.min(frame.len())), false)?;
-    }
-    Ok(())
 }
 
 /// An encoded ScoreResult.

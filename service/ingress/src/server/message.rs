@@ -1,13 +1,19 @@
 //! gRPC messages out of DATA frames: a flag, a length of four bytes, then so many bytes.
 
 use std::io::Read;
-use std::task::{Context, Poll, ready};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use flate2::read::GzDecoder;
 use h2::RecvStream;
+use tokio::time::{Sleep, sleep};
 
+use super::held::{Held, Share};
 use super::request::Encoding;
+use super::settings::Settings;
 
 const PREFIX_BYTES: usize = 5;
 
@@ -20,6 +26,10 @@ pub enum Broken {
     Compressed,
     /// Ended within a message, or bytes that are no gzip.
     Cut,
+    /// It did not come in time.
+    Late,
+    /// Too much is half received already, of all calls together.
+    Crowded,
     /// The caller reset the stream, or the connection ended.
     Gone,
 }
@@ -29,34 +39,67 @@ pub struct Messages {
     body: RecvStream,
     encoding: Encoding,
     message_bytes_max: usize,
+    patience: Duration,
+    /// The beginning of the next message, once that takes more than a frame.
     rest: BytesMut,
+    begun: Option<Begun>,
+}
+
+/// A message that is half received.
+struct Begun {
+    late: Pin<Box<Sleep>>,
+    share: Share,
 }
 
 impl Messages {
-    pub fn new(body: RecvStream, encoding: Encoding, message_bytes_max: usize) -> Self {
-        Self { body, encoding, message_bytes_max, rest: BytesMut::new() }
+    pub fn new(body: RecvStream, encoding: Encoding, settings: &Settings) -> Self {
+        let patience = Duration::from_nanos(settings.message_ns_max as u64);
+        let message_bytes_max = settings.message_bytes_max;
+        Self { body, encoding, message_bytes_max, patience, rest: BytesMut::new(), begun: None }
     }
 
-    /// The next message; None at the end of the stream.
-    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Broken>> {
+    /// The next message; None at the end of the stream. `held`: where its beginning is kept count of until its end comes.
+    pub fn poll_next(&mut self, held: &Arc<Held>, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Broken>> {
         loop {
             if let Some(length) = self.complete(&self.rest)? {
                 let message = self.rest.split_to(length).freeze();
+                self.begun = None;
+                self.keep(held, &[])?;
                 return Poll::Ready(self.opened(message).map(Some));
             }
-            let chunk = match ready!(self.body.poll_data(cx)) {
-                None if self.rest.is_empty() => return Poll::Ready(Ok(None)),
-                None => return Poll::Ready(Err(Broken::Cut)),
-                Some(Err(_)) => return Poll::Ready(Err(Broken::Gone)),
-                Some(Ok(chunk)) => chunk,
+            let chunk = match self.body.poll_data(cx) {
+                Poll::Pending => return self.wait(cx),
+                Poll::Ready(None) if self.rest.is_empty() => return Poll::Ready(Ok(None)),
+                Poll::Ready(None) => return Poll::Ready(Err(Broken::Cut)),
+                Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(Broken::Gone)),
+                Poll::Ready(Some(Ok(chunk))) => chunk,
             };
             self.body.flow_control().release_capacity(chunk.len()).map_err(|_| Broken::Gone)?;
             // The usual call: one message, in one frame. Nothing is copied.
             if self.rest.is_empty() && self.complete(&chunk)? == Some(chunk.len()) {
                 return Poll::Ready(self.opened(chunk).map(Some));
             }
-            self.rest.extend_from_slice(&chunk);
+            self.keep(held, &chunk)?;
         }
+    }
+
+    /// Wait for more of the stream: with patience, once a message has begun.
+    fn wait(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Broken>> {
+        match &mut self.begun {
+            Some(begun) => begun.late.as_mut().poll(cx).map(|()| Err(Broken::Late)),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Add to what is half received.
+    fn keep(&mut self, held: &Arc<Held>, chunk: &[u8]) -> Result<(), Broken> {
+        self.rest.extend_from_slice(chunk);
+        if self.rest.is_empty() {
+            return Ok(());
+        }
+        let begun =
+            self.begun.get_or_insert_with(|| Begun { late: Box::pin(sleep(self.patience)), share: held.share() });
+        if begun.share.hold(self.rest.len()) { Ok(()) } else { Err(Broken::Crowded) }
     }
 
     /// The length of the message, prefix included, that `bytes` begins with, once all of it is there.

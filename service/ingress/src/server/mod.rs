@@ -9,6 +9,7 @@ mod dispatch;
 mod front;
 mod gate;
 mod guard;
+mod held;
 mod ingress;
 mod listener;
 mod many;

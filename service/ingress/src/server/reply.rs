@@ -1,12 +1,19 @@
 //! What goes back: an answer with its trailers, or a status alone.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::future::poll_fn;
+use h2::SendStream;
 use h2::server::SendResponse;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use tokio::time::timeout;
 
+use super::counts::Counted;
+use super::front::Front;
+use super::guard::guarded_task;
 use super::refusal::Refusal;
 use super::request::Rejected;
 
@@ -42,6 +49,8 @@ impl Call {
     }
 }
 
+const NOT_GRPC: &[u8] = b"This port speaks gRPC: POST, content-type application/grpc.\n";
+
 /// The flag and the length before each message.
 pub const PREFIX_BYTES: usize = 5;
 
@@ -62,11 +71,70 @@ pub fn put_prefix(frame: &mut BytesMut) {
 }
 
 /// Headers, one message that has its prefix, trailers.
-pub fn answer(respond: &mut SendResponse<Bytes>, frame: Bytes, replayed: bool) -> Result<(), Gone> {
-    let mut send = respond.send_response(head(replayed), false)?;
-    send.send_data(frame, false)?;
-    send.send_trailers(ok_trailers())?;
-    Ok(())
+pub fn answer(front: &Arc<Front>, respond: &mut SendResponse<Bytes>, frame: Bytes, replayed: bool) -> Result<(), Gone> {
+    let send = respond.send_response(head(replayed), false)?;
+    deliver(front, send, frame, Some(ok_trailers()))
+}
+
+/// A body and, if there are any, trailers. A body that the peer's window has no room for waits for it in a task.
+fn deliver(
+    front: &Arc<Front>,
+    mut send: SendStream<Bytes>,
+    body: Bytes,
+    trailers: Option<HeaderMap>,
+) -> Result<(), Gone> {
+    if has_room(&mut send, body.len()) {
+        return end(&mut send, body, trailers);
+    }
+    let mut share = front.held.share();
+    if share.hold(body.len()) {
+        let held = front.clone();
+        tokio::spawn(guarded_task(front.clone(), async move {
+            if write(&held, &mut send, body).await.is_ok() {
+                let _ = end(&mut send, Bytes::new(), trailers); // Gone: nobody waits
+            }
+            drop(share);
+        }));
+    }
+    Ok(()) // not held: the stream is reset by being dropped
+}
+
+fn end(send: &mut SendStream<Bytes>, body: Bytes, trailers: Option<HeaderMap>) -> Result<(), Gone> {
+    if trailers.is_none() || !body.is_empty() {
+        send.send_data(body, trailers.is_none())?;
+    }
+    Ok(trailers.map_or(Ok(()), |trailers| send.send_trailers(trailers))?)
+}
+
+/// Whether the peer's windows have room for so many bytes. They are kept for this stream.
+fn has_room(send: &mut SendStream<Bytes>, bytes: usize) -> bool {
+    send.reserve_capacity(bytes);
+    send.capacity() >= bytes
+}
+
+/// Send one frame when the peer's window has room for it: a slow reader holds its own answers back. One that leaves
+/// it unread for longer than `write_stall_ns_max` is as good as gone.
+pub async fn write(front: &Front, send: &mut SendStream<Bytes>, mut frame: Bytes) -> Result<(), Gone> {
+    if has_room(send, frame.len()) {
+        return Ok(send.send_data(frame, false)?);
+    }
+    let patience = Duration::from_nanos(front.settings.write_stall_ns_max as u64);
+    let all = async {
+        while !frame.is_empty() {
+            send.reserve_capacity(frame.len());
+            let room = poll_fn(|cx| send.poll_capacity(cx)).await.ok_or(Gone)??;
+            send.send_data(frame.split_to(room.min(frame.len())), false)?;
+        }
+        Ok(())
+    };
+    match timeout(patience, all).await {
+        Ok(sent) => sent,
+        Err(_) => {
+            front.counts.count(Counted::AnswerUnread);
+            send.send_reset(h2::Reason::CANCEL);
+            Err(Gone)
+        }
+    }
 }
 
 /// A status alone, in one HEADERS frame.
@@ -78,20 +146,26 @@ pub fn refuse(respond: &mut SendResponse<Bytes>, refusal: &Refusal) -> Result<()
     Ok(())
 }
 
-/// The end of a call that is not gRPC, or has no message of ours.
-pub fn reject(respond: &mut SendResponse<Bytes>, rejected: &Rejected) -> Result<(), Gone> {
-    match rejected {
-        Rejected::Grpc(refusal) => refuse(respond, refusal),
-        Rejected::Http(status) => {
-            let mut response = Response::new(());
-            *response.status_mut() = *status;
-            if *status == StatusCode::METHOD_NOT_ALLOWED {
-                response.headers_mut().insert("allow", HeaderValue::from_static("POST"));
-            }
-            respond.send_response(response, true)?;
-            Ok(())
-        }
+/// The end of a call that none of ours answers; `headless` calls take no body.
+pub fn reject(
+    front: &Arc<Front>,
+    respond: &mut SendResponse<Bytes>,
+    rejected: &Rejected,
+    headless: bool,
+) -> Result<(), Gone> {
+    let status = match rejected {
+        Rejected::Grpc(refusal) => return refuse(respond, refusal),
+        Rejected::Http(status) => *status,
+    };
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert("content-type", HeaderValue::from_static("text/plain"));
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        headers.insert("allow", HeaderValue::from_static("POST"));
     }
+    let send = respond.send_response(response, headless)?;
+    if headless { Ok(()) } else { deliver(front, send, Bytes::from_static(NOT_GRPC), None) }
 }
 
 /// The response headers of a call that has messages.

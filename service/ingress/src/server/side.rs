@@ -1,5 +1,5 @@
 //! The side door: health and reflection. Their state lives in Python, so their messages go there one by one; at most
-//! `CALLS_MAX` such calls are open, each with one unanswered message.
+//! `CALLS_MAX` such calls are open, `CONNECTION_CALLS_MAX` of one connection, each with one unanswered message.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,11 +13,18 @@ use tokio::sync::mpsc;
 
 use super::bell::Bell;
 use super::front::Front;
-use super::message::{Broken, Messages};
+use super::message::Messages;
 use super::refusal::{Refusal, code};
 use super::reply::{self, Gone};
+use super::unary::refusal_of;
 
-const CALLS_MAX: usize = 256;
+const CALLS_MAX: usize = 4_096;
+const EVENTS_AT_ONCE: usize = 64;
+/// No stranger who watches takes the place of whoever asks whether the server lives.
+const CONNECTION_CALLS_MAX: usize = 16;
+
+/// What the open side calls of one connection have in common; each holds one.
+pub type SideCalls = Arc<()>;
 
 /// What Python hears of a side call, by the call's number.
 pub enum Event {
@@ -45,9 +52,16 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Side {
-    /// Everything that happened since the last time.
-    pub fn events(&self) -> Vec<Event> {
-        locked(&self.events).drain(..).collect()
+    /// What happened since the last time, `EVENTS_AT_ONCE` at most; the bell rings again for the rest. Python decides
+    /// batches between.
+    pub fn events(&self, bell: &Bell) -> Vec<Event> {
+        let mut events = locked(&self.events);
+        let count = events.len().min(EVENTS_AT_ONCE);
+        let taken = events.drain(..count).collect();
+        if !events.is_empty() {
+            bell.ring();
+        }
+        taken
     }
 
     fn tell(&self, bell: &Bell, event: Event) {
@@ -73,7 +87,7 @@ impl Side {
 
     fn open(&self) -> Option<(u64, mpsc::UnboundedReceiver<SideReply>)> {
         let mut calls = locked(&self.calls);
-        if calls.len() >= CALLS_MAX {
+        if calls.len() >= CALLS_MAX || locked(&self.events).len() >= CALLS_MAX {
             return None;
         }
         let call = self.numbers.fetch_add(1, Ordering::Relaxed);
@@ -84,8 +98,15 @@ impl Side {
 }
 
 /// One side call, from its headers to its trailers.
-pub async fn serve(front: Arc<Front>, path: String, mut messages: Messages, mut respond: SendResponse<Bytes>) {
-    let Some((call, replies)) = front.side.open() else {
+pub async fn serve(
+    front: Arc<Front>,
+    path: String,
+    mut messages: Messages,
+    mut respond: SendResponse<Bytes>,
+    beside: SideCalls,
+) {
+    let few = Arc::strong_count(&beside) <= CONNECTION_CALLS_MAX + 1; // the connection holds one too
+    let Some((call, replies)) = few.then(|| front.side.open()).flatten() else {
         let _ = reply::refuse(&mut respond, &Refusal::plain(code::RESOURCE_EXHAUSTED, "too many calls"));
         return;
     };
@@ -106,7 +127,7 @@ async fn converse(
     let (mut open, mut unanswered) = (true, false);
     loop {
         tokio::select! {
-            message = poll_fn(|cx| messages.poll_next(cx)), if open && !unanswered => match message {
+            message = poll_fn(|cx| messages.poll_next(&front.held, cx)), if open && !unanswered => match message {
                 Ok(Some(body)) => {
                     unanswered = true;
                     front.side.tell(&front.bell, Event::Message(call, body));
@@ -115,8 +136,10 @@ async fn converse(
                     open = false;
                     front.side.tell(&front.bell, Event::HalfClosed(call));
                 }
-                Err(Broken::Gone) => return Err(Gone),
-                Err(_) => return reply::refuse(&mut respond, &front.refusals.undecodable),
+                Err(broken) => {
+                    let (_, refusal) = refusal_of(front, &broken).ok_or(Gone)?; // no transaction: it is not counted
+                    return end(send, respond, Some(refusal));
+                }
             },
             said = replies.recv() => match said {
                 Some(SideReply::Message(frame)) => {
@@ -125,7 +148,7 @@ async fn converse(
                         send = Some(respond.send_response(reply::head(false), false)?);
                     }
                     if let Some(stream) = send.as_mut() {
-                        stream.send_data(frame, false)?;
+                        reply::write(front, stream, frame).await?;
                     }
                 }
                 Some(SideReply::End(refusal)) => return end(send, respond, refusal),

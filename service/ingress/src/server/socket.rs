@@ -19,6 +19,8 @@ pub enum Transport {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
+const LAST_READS_MAX: usize = 16;
+
 /// A transport that remembers since when a write waits for the peer. It does not claim vectored writes: h2 then copies
 /// small DATA frames into one buffer instead of flushing for each of them, a system call per answer otherwise.
 pub struct Socket {
@@ -39,6 +41,24 @@ impl Socket {
             self.stalled_since_ns.store(monotonic_ns(), Ordering::Relaxed);
         }
         polled
+    }
+}
+
+/// What a peer has said and nobody reads any more would turn our close into a reset, and that could take our last word,
+/// a GOAWAY, away from it.
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let mut unread = [0; 4_096];
+        for _ in 0..LAST_READS_MAX {
+            let read = match &self.transport {
+                Transport::Tcp(stream) => stream.try_read(&mut unread),
+                Transport::Unix(stream) => stream.try_read(&mut unread),
+                Transport::Tls(stream) => stream.get_ref().0.try_read(&mut unread),
+            };
+            if !matches!(read, Ok(1..)) {
+                return;
+            }
+        }
     }
 }
 
@@ -74,10 +94,12 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().transport {
+        let this = self.get_mut();
+        let polled = match &mut this.transport {
             Transport::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Transport::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
             Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
-        }
+        };
+        this.note(polled)
     }
 }

@@ -8,10 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::poll_fn;
 use h2::server::SendResponse;
-use tokio::time::sleep;
 
+use super::clock::monotonic_ns;
 use super::counts::Counted;
-use super::deadlines::until;
 use super::dispatch;
 use super::front::{Entry, Front, Reply};
 use super::guard::guarded_task;
@@ -22,37 +21,29 @@ use crate::transaction::Transaction;
 
 /// Take a call whose headers have come. `respond` is emptied when somebody else will answer.
 pub fn begin(front: &Arc<Front>, mut messages: Messages, respond: &mut Option<SendResponse<Bytes>>, deadline_ns: i64) {
-    match messages.poll_next(&mut Context::from_waker(Waker::noop())) {
+    match messages.poll_next(&front.held, &mut Context::from_waker(Waker::noop())) {
         Poll::Ready(message) => finish(front, message, respond, deadline_ns),
         Poll::Pending => {
             let (front, mut respond) = (front.clone(), respond.take());
             tokio::spawn(guarded_task(front.clone(), async move {
-                match first_message(&front, &mut messages, deadline_ns).await {
-                    Some(message) => finish(&front, message, &mut respond, deadline_ns),
-                    None => refuse(&front, &mut respond, Counted::Deadline, &front.refusals.deadline),
-                }
+                let message = first_message(&front, &mut messages, deadline_ns).await;
+                finish(&front, message, &mut respond, deadline_ns);
             }));
         }
     }
 }
 
-/// The first message of a call, which has to come within `message_ns_max`; None where the call's deadline was first.
-pub async fn first_message(
-    front: &Front,
-    messages: &mut Messages,
-    deadline_ns: i64,
-) -> Option<Result<Option<Bytes>, Broken>> {
-    let patience = Duration::from_nanos(front.settings.message_ns_max as u64);
-    tokio::select! {
-        biased;
-        message = poll_fn(|cx| messages.poll_next(cx)) => Some(message),
-        () = until(deadline_ns) => None,
-        () = sleep(patience) => Some(Err(Broken::Gone)),
-    }
+/// The first message of a call, which has to come within `message_ns_max` and before the call's deadline.
+pub async fn first_message(front: &Front, messages: &mut Messages, deadline_ns: i64) -> Result<Option<Bytes>, Broken> {
+    let longest_ns = front.settings.message_ns_max;
+    let patience_ns = if deadline_ns == 0 { longest_ns } else { longest_ns.min(deadline_ns - monotonic_ns()) };
+    let patience = Duration::from_nanos(patience_ns.max(0) as u64);
+    let message = tokio::time::timeout(patience, poll_fn(|cx| messages.poll_next(&front.held, cx))).await;
+    message.unwrap_or(Err(Broken::Late))
 }
 
 fn finish(
-    front: &Front,
+    front: &Arc<Front>,
     message: Result<Option<Bytes>, Broken>,
     respond: &mut Option<SendResponse<Bytes>>,
     deadline_ns: i64,
@@ -68,10 +59,10 @@ fn finish(
     }
 }
 
-fn admit(front: &Front, transaction: Transaction, respond: &mut Option<SendResponse<Bytes>>, deadline_ns: i64) {
+fn admit(front: &Arc<Front>, transaction: Transaction, respond: &mut Option<SendResponse<Bytes>>, deadline_ns: i64) {
     let Some(mut respond) = respond.take() else { return };
     if let Some(echo) = &front.echo {
-        let _ = reply::answer(&mut respond, echo.clone(), false); // Gone: nobody waits
+        let _ = reply::answer(front, &mut respond, echo.clone(), false); // Gone: nobody waits
         return;
     }
     let call = Arc::new(Call::new(respond));
@@ -86,20 +77,28 @@ fn admit(front: &Front, transaction: Transaction, respond: &mut Option<SendRespo
 
 /// End a call that never became a transaction.
 pub fn refuse_broken(front: &Front, respond: &mut Option<SendResponse<Bytes>>, broken: &Broken) {
-    match broken {
-        Broken::Cut => refuse(front, respond, Counted::Undecodable, &front.refusals.undecodable),
+    match refusal_of(front, broken) {
+        Some((counted, refusal)) => refuse(front, respond, counted, &refusal),
+        None => drop(respond.take()),
+    }
+}
+
+/// How a call ends that has no further message, and what that counts as. None: nobody waits.
+pub fn refusal_of(front: &Front, broken: &Broken) -> Option<(Counted, Refusal)> {
+    Some(match broken {
+        Broken::Cut => (Counted::Undecodable, front.refusals.undecodable.clone()),
         Broken::TooLarge => {
-            let limit = front.settings.message_bytes_max;
-            let refusal = Refusal::plain(code::RESOURCE_EXHAUSTED, &format!("message larger than max ({limit} bytes)"));
-            refuse(front, respond, Counted::Invalid, &refusal);
+            let text = format!("message larger than max ({} bytes)", front.settings.message_bytes_max);
+            (Counted::Invalid, Refusal::plain(code::RESOURCE_EXHAUSTED, &text))
         }
         Broken::Compressed => {
-            let refusal =
-                Refusal::plain(code::INTERNAL, "a message is compressed, and the call names no grpc-encoding");
-            refuse(front, respond, Counted::Invalid, &refusal);
+            let text = "a message is compressed, and the call names no grpc-encoding";
+            (Counted::Invalid, Refusal::plain(code::INTERNAL, text))
         }
-        Broken::Gone => drop(respond.take()),
-    }
+        Broken::Late => (Counted::Deadline, front.refusals.deadline.clone()),
+        Broken::Crowded => (Counted::QueueFull, front.refusals.queue_full.clone()),
+        Broken::Gone => return None,
+    })
 }
 
 pub fn refuse(front: &Front, respond: &mut Option<SendResponse<Bytes>>, counted: Counted, refusal: &Refusal) {
