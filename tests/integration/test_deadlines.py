@@ -115,3 +115,27 @@ async def test_each_call_has_its_own_deadline(models: Path, frontend: str) -> No
         others = [stream for stream in streams if stream % 3]
         assert set(await ends(connection, *others)) == {DECIDED}
         await connection.close()
+
+
+@BOTH
+async def test_a_stream_ends_at_its_deadline(models: Path, frontend: str) -> None:
+    async with serve(models, server={"frontend": frontend}) as server:
+        held = server.hold()
+        stream = await RawConnection.open(server.data_port)
+        stream.start_call(f"/{SERVICE}/ScoreStream", SHORT)
+        stream.write(DATA, 0, 1, grpc_message(request("streamed").SerializeToString()))
+        await until(lambda: held.started == 1)
+        assert await ends(stream, 1) == [LATE]
+        held.let_go()
+        assert (await server.score(request("streamed"))).replayed
+        await stream.close()
+
+
+@BOTH
+async def test_a_watch_of_health_ends_at_its_deadline(models: Path, frontend: str) -> None:
+    async with serve(models, server={"frontend": frontend}) as server:
+        watch = await RawConnection.open(server.data_port)
+        watch.start_call("/grpc.health.v1.Health/Watch", SHORT)
+        watch.write(DATA, END_STREAM, 1, grpc_message(b""))
+        assert await ends(watch, 1) == [LATE]
+        await watch.close()

@@ -190,11 +190,14 @@ fn dispatch(
         }
         Rpc::ScoreStream => {
             let Some(respond) = respond.take() else { return };
-            tokio::spawn(guarded_task(front.clone(), many::score_stream(front.clone(), messages, respond)));
+            tokio::spawn(guarded_task(
+                front.clone(),
+                many::score_stream(front.clone(), messages, respond, deadline_ns),
+            ));
         }
         Rpc::Side(path) => {
             let Some(respond) = respond.take() else { return };
-            let call = side::serve(front.clone(), path, messages, respond, side_calls.clone());
+            let call = side::serve(front.clone(), path, messages, respond, side_calls.clone(), deadline_ns);
             tokio::spawn(guarded_task(front.clone(), call));
         }
     }

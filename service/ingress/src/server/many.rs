@@ -103,10 +103,18 @@ fn admit_rows(front: &Front, results: &Arc<Results>, transactions: Vec<Transacti
 }
 
 /// One ScoreStream(): results in request order; it reads no further while too many are unanswered.
-pub async fn score_stream(front: Arc<Front>, messages: Messages, mut respond: SendResponse<Bytes>) {
+pub async fn score_stream(front: Arc<Front>, messages: Messages, mut respond: SendResponse<Bytes>, deadline_ns: i64) {
     let Ok(mut send) = respond.send_response(reply::head(false), false) else { return };
     let results = Results::new(false);
-    match converse(&front, messages, &mut send, &results).await {
+    let ended = tokio::select! {
+        biased;
+        ended = converse(&front, messages, &mut send, &results) => ended,
+        () = until(deadline_ns) => {
+            results.abandon();
+            Ok(Some(front.refusals.deadline.clone()))
+        }
+    };
+    match ended {
         Ok(end) => drop(send.send_trailers(end.map_or_else(reply::ok_trailers, |refusal| refusal.trailers()))),
         Err(Gone) => results.abandon(),
     }

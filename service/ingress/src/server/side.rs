@@ -12,6 +12,7 @@ use h2::server::SendResponse;
 use tokio::sync::mpsc;
 
 use super::bell::Bell;
+use super::deadlines::until;
 use super::front::Front;
 use super::message::Messages;
 use super::refusal::{Refusal, code};
@@ -104,6 +105,7 @@ pub async fn serve(
     mut messages: Messages,
     mut respond: SendResponse<Bytes>,
     beside: SideCalls,
+    deadline_ns: i64,
 ) {
     let few = Arc::strong_count(&beside) <= CONNECTION_CALLS_MAX + 1; // the connection holds one too
     let Some((call, replies)) = few.then(|| front.side.open()).flatten() else {
@@ -111,7 +113,7 @@ pub async fn serve(
         return;
     };
     front.side.tell(&front.bell, Event::Opened(call, path));
-    let _ = converse(&front, call, replies, &mut messages, respond).await; // Gone: nobody is left to tell
+    let _ = converse(&front, call, replies, &mut messages, respond, deadline_ns).await; // Gone: nobody is left to tell
     locked(&front.side.calls).remove(&call);
     front.side.tell(&front.bell, Event::Gone(call));
 }
@@ -122,6 +124,7 @@ async fn converse(
     mut replies: mpsc::UnboundedReceiver<SideReply>,
     messages: &mut Messages,
     mut respond: SendResponse<Bytes>,
+    deadline_ns: i64,
 ) -> Result<(), Gone> {
     let mut send: Option<SendStream<Bytes>> = None;
     let (mut open, mut unanswered) = (true, false);
@@ -155,6 +158,7 @@ async fn converse(
                 None => return Err(Gone),
             },
             () = reset(&mut send, &mut respond) => return Err(Gone),
+            () = until(deadline_ns) => return end(send, respond, Some(front.refusals.deadline.clone())),
         }
     }
 }
