@@ -18,11 +18,31 @@ from time import monotonic
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
-BENCHMARKS = ("pipeline", "aio", "features", "rules", "engine", "recorder", "batch_log")
+BENCHMARKS = (
+    "pipeline",
+    "native",
+    "native_connections",
+    "aio",
+    "features",
+    "rules",
+    "engine",
+    "recorder",
+    "batch_log",
+)
 """Run by default, in this order. Each module has ``figures() -> dict[str, float]``."""
 OTHERS = ("invariance",)
 GOALS = {
     "pipeline_cpu_us_per_decision": ("<=", 12.0),
+    "native_cpu_us_per_decision": ("<=", 24.0),
+    "native_over_echo_us": ("<=", 8.0),
+    "native_decisions_per_second": (">=", 40_000.0),
+    "native_saturated_p99_ms": ("<=", 50.0),
+    "native_times_cheaper_than_aio": (">=", 9.0),
+    "python_cpu_us_per_batch": ("<=", 160.0),
+    "native_p99_ms_at_10k": ("<=", 8.0),
+    "native_p999_ms_at_10k": ("<=", 15.0),
+    "native_lone_p50_ms": ("<=", 0.7),
+    "native_idle_connection_bytes": ("<=", 15_000.0),
     "aio_ratio_to_echo": ("<=", 1.25),
     "aio_decisions_per_second": (">=", 4_000.0),
     "startup_seconds": ("<=", 1.5),

@@ -11,7 +11,9 @@ import asyncio
 import json
 import random
 import re
+import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import urllib.request
@@ -43,6 +45,9 @@ EVENT_NOW = "2031-01-01T00:00:00+00:00"
 """After every event that a run of any length can send."""
 RESAMPLES = 10_000
 GRACE_NS = 5 * SECOND_NS
+H2LOAD_CALLS = 200_000
+
+Sections = Mapping[str, Mapping[str, str | int | float | bool]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +111,18 @@ class Place:
 
 
 @contextmanager
-def service(folder: Path, made: Traffic, frontend: str, **batching: str | int) -> Iterator[Place]:
+def service(
+    folder: Path, made: Traffic, frontend: str, others: Sections | None = None, **batching: str | int
+) -> Iterator[Place]:
     """A whole service in a child process."""
     ports = free_ports()
     addresses = {"data": ports.data, "control": ports.control, "ops": ports.ops}
-    sections: Mapping[str, Mapping[str, str | int | float | bool]] = {
+    sections: Sections = {
         "server": {f"{name}_address": f"127.0.0.1:{port}" for name, port in addresses.items()},
         "features": {"history": str(made.history)},
         "event_time": {"now": EVENT_NOW},
         "batching": batching,
+        **(others or {}),
     }
     path = folder / f"{ports.data}.toml"
     path.write_text(to_toml(sections), encoding="utf-8")
@@ -233,6 +241,28 @@ def tails(ours: Place, theirs: Place) -> dict[str, float]:
     }
 
 
+def fixed_body(place: Place) -> float | None:
+    """CPU per decision when h2load sends one body again and again; None where it is not installed.
+
+    The service must not take a repeated id for a retry: ``idempotency.enabled = false``.
+    """
+    h2load = shutil.which("h2load")
+    if h2load is None:
+        return None
+    body = traffic.requests(traffic.transactions(1))[0]
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(b"\0" + len(body).to_bytes(4, "big") + body)
+        file.flush()
+        headers = ("-H", "content-type: application/grpc", "-H", "te: trailers")
+        shape = ("-n", str(H2LOAD_CALLS), "-c", str(CONNECTIONS), "-m", "128", "-d", file.name)
+        before = _cpu_ns(place)
+        url = f"http://{place.server.target}{load.PATH}"
+        ended = subprocess.run([h2load, *shape, *headers, url], capture_output=True, text=True, check=True)
+    if f" {H2LOAD_CALLS} succeeded" not in ended.stdout:
+        raise RuntimeError(f"h2load: {ended.stdout}")
+    return (_cpu_ns(place) - before) / 1_000 / H2LOAD_CALLS
+
+
 def _median(rounds: Sequence[Saturated], name: str) -> float:
     values: list[float] = [getattr(each, name) for each in rounds]
     return statistics.median(values)
@@ -255,8 +285,12 @@ def figures() -> dict[str, float]:
         with service(folder, made, "aio", budget_ns=0) as aio:
             saturate(aio, 128)
             aio_us = statistics.median(saturate(aio, 128).cpu_us_per_call for _ in range(3))
+        with service(folder, made, "native", {"idempotency": {"enabled": False}}, budget_ns=0) as one_body:
+            fixed_us = fixed_body(one_body)
         with service(folder, made, "native", policy="eager") as eager:
             lone = [open_loop(eager, LONE_RATE, LONE_SECONDS, seed)[0] for seed in range(3)]
+    if fixed_us is not None:
+        found["native_fixed_body_cpu_us_per_decision"] = round(fixed_us, 2)
     return found | {
         "native_times_cheaper_than_aio": round(aio_us / found["native_cpu_us_per_decision"], 2),
         "native_aio_cpu_us_per_decision": round(aio_us, 1),

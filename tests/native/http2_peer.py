@@ -358,7 +358,9 @@ class NativeChild(Child):
 
 
 @asynccontextmanager
-async def serve_native_child(directory: Path, models: Path, **sections: Mapping[str, Any]) -> AsyncIterator[NativeChild]:
+async def serve_native_child(
+    directory: Path, models: Path, **sections: Mapping[str, Any]
+) -> AsyncIterator[NativeChild]:
     """A child that is SERVING, and stopped at the end."""
     ports = free_ports()
     addresses = {f"{plane}_address": f"127.0.0.1:{getattr(ports, plane)}" for plane in ("data", "control", "ops")}

@@ -205,7 +205,9 @@ async def test_messages_at_the_limit_are_heard(server: NativeRunning) -> None:
         row = transaction("row")
         filled = pb.ScoreBatchRequest(transactions=[row] * 513).SerializeToString()
         size = MIB - len(filled) - 4
-        filled += b"\x7a" + bytes([size & 127 | 128, size >> 7 & 127 | 128, size >> 14]) + b"x" * size  # an unknown field
+        filled += (
+            b"\x7a" + bytes([size & 127 | 128, size >> 7 & 127 | 128, size >> 14]) + b"x" * size
+        )  # an unknown field
         assert len(filled) == MIB
         assert (await peer.call(head(SCORE_BATCH), message(filled))).code == INVALID_ARGUMENT  # 513 rows
         assert (await peer.call(head(SCORE_BATCH), message(filled + b"\0"))).code == RESOURCE_EXHAUSTED
