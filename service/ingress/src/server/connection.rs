@@ -7,6 +7,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use h2::server::{Connection, SendResponse};
 use h2::{Ping, PingPong, RecvStream};
 use http::{Method, Request};
@@ -74,6 +75,10 @@ fn builder(settings: &Settings) -> h2::server::Builder {
     builder
 }
 
+type Accept = (Request<RecvStream>, SendResponse<Bytes>);
+/// None: the peer has closed the connection.
+type Accepted = Option<Result<Accept, h2::Error>>;
+
 async fn converse(
     open: Open,
     mut connection: Box<Connection<Socket, Bytes>>,
@@ -90,9 +95,17 @@ async fn converse(
         tokio::select! {
             biased;
             call = connection.accept() => match call {
-                Some(Ok((request, respond))) => {
+                Some(Ok(call)) => {
                     pulse.heard = true;
-                    begin(front, request, respond, &side_calls);
+                    let (calls, ended) = accept_more(&mut connection, call);
+                    for (request, respond) in calls {
+                        begin(front, request, respond, &side_calls);
+                    }
+                    match ended {
+                        Some(Some(Err(error))) => return count_broken(front, &error),
+                        Some(_) => return,
+                        None => (),
+                    }
                 }
                 Some(Err(error)) => return count_broken(front, &error), // its GOAWAY is sent; to ask again would spin
                 None => return,
@@ -111,6 +124,18 @@ async fn converse(
                 }
                 checks.as_mut().reset(Instant::now() + pulse.check_every);
             }
+        }
+    }
+}
+
+/// The calls that came together with this one, and how the connection ended, if it did. All are accepted before the
+/// first is answered: asking h2 for the next call writes what was answered, which costs a system call.
+fn accept_more(connection: &mut Connection<Socket, Bytes>, first: Accept) -> (Vec<Accept>, Option<Accepted>) {
+    let mut calls = vec![first];
+    loop {
+        match connection.accept().now_or_never() {
+            Some(Some(Ok(call))) => calls.push(call),
+            ended => return (calls, ended),
         }
     }
 }
