@@ -126,14 +126,15 @@ class IdempotencyTable:
 
         None for any other batch, and where the ring wraps within it: nothing is claimed then.
         """
-        first, count, known = self._next % self._slots, len(ids), len(self._slot_of)
-        if not count or first + count > self._slots or not self._slot_of.keys().isdisjoint(ids):
+        first, count = self._next % self._slots, len(ids)
+        if not count or first + count > self._slots:
             return None
         slots = list(range(first, first + count))
-        self._slot_of.update(zip(ids, slots, strict=True))
-        if len(self._slot_of) != known + count:  # one comes twice
-            for transaction_id in set(ids):
-                del self._slot_of[transaction_id]
+        found = list(map(self._slot_of.setdefault, ids, slots))  # one pass: each look-up misses the caches
+        if found != slots:
+            for transaction_id, slot, mine in zip(ids, found, slots, strict=True):
+                if slot == mine:  # no known id has one of these slots: the ring has more than it remembers
+                    del self._slot_of[transaction_id]
             return None
         self._make_room(count)
         self._ids[first : first + count] = ids
