@@ -36,7 +36,7 @@ pytest.importorskip("fraudgate_ingress", reason="the native front end is not bui
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 INVALID_ARGUMENT, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL = 3, 4, 8, 12, 13
-PATIENCE = 0.4
+PATIENCE = 0.7
 """Seconds that the server gives a handshake, and a message."""
 
 

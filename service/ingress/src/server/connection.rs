@@ -3,13 +3,12 @@
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
+use h2::RecvStream;
 use h2::server::{Connection, SendResponse};
-use h2::{Ping, PingPong, RecvStream};
 use http::{Method, Request};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
@@ -20,6 +19,7 @@ use super::front::Front;
 use super::guard::{guarded, guarded_task};
 use super::listener::Open;
 use super::message::Messages;
+use super::pulse::{Pulse, check_every};
 use super::request::{self, Rejected, Rpc};
 use super::settings::Settings;
 use super::side::SideCalls;
@@ -42,14 +42,13 @@ pub async fn welcome(open: Open, transport: Transport, mut drain: watch::Receive
     let handshake = builder(&front.settings).handshake::<_, Bytes>(socket);
     let shaken = tokio::select! {
         shaken = timeout(patience, handshake) => shaken,
-        _ = drain.wait_for(|drain| *drain) => return,
+        _ = drain.changed() => return,
     };
     match shaken {
         Err(_) => front.counts.count(Counted::ConnectionStalled),
         Ok(Err(error)) => count_broken(front, &error),
         Ok(Ok(connection)) => {
-            let front = front.clone();
-            let connection = Box::new(connection);
+            let (front, connection) = (front.clone(), Box::new(connection));
             tokio::spawn(guarded_task(front, converse(open, connection, drain, stalled_since_ns)));
         }
     }
@@ -79,50 +78,52 @@ type Accept = (Request<RecvStream>, SendResponse<Bytes>);
 /// None: the peer has closed the connection.
 type Accepted = Option<Result<Accept, h2::Error>>;
 
-async fn converse(
+/// Serve one connection to its end.
+#[expect(clippy::manual_async_fn, reason = "the future of an async fn would have room for the connection twice")]
+fn converse(
     open: Open,
     mut connection: Box<Connection<Socket, Bytes>>,
     mut drain: watch::Receiver<bool>,
     stalled_since_ns: Arc<AtomicI64>,
-) {
-    let front = open.front();
-    let mut pulse = Pulse::new(connection.ping_pong(), &front.settings);
-    let mut checks = pin!(sleep(pulse.check_every));
-    let mut drained = pin!(drain.wait_for(|drain| *drain));
-    let mut draining = false;
-    let side_calls = SideCalls::default();
-    loop {
-        tokio::select! {
-            biased;
-            call = connection.accept() => match call {
-                Some(Ok(call)) => {
-                    pulse.heard = true;
-                    let (calls, ended) = accept_more(&mut connection, call);
-                    for (request, respond) in calls {
-                        begin(front, request, respond, &side_calls);
+) -> impl Future<Output = ()> {
+    async move {
+        let front = open.front();
+        let mut pulse = Pulse::new(connection.ping_pong());
+        let mut checks = pin!(sleep(check_every(&front.settings)));
+        let mut drained = pin!(drain.changed());
+        let mut draining = false;
+        let side_calls = SideCalls::default();
+        loop {
+            tokio::select! {
+                biased;
+                call = connection.accept() => match call {
+                    Some(Ok(call)) => {
+                        pulse.heard = true;
+                        let (calls, ended) = accept_more(&mut connection, call);
+                        for (request, respond) in calls {
+                            begin(front, request, respond, &side_calls);
+                        }
+                        match ended {
+                            Some(Some(Err(error))) => return count_broken(front, &error),
+                            Some(_) => return,
+                            None => (),
+                        }
                     }
-                    match ended {
-                        Some(Some(Err(error))) => return count_broken(front, &error),
-                        Some(_) => return,
-                        None => (),
+                    Some(Err(error)) => return count_broken(front, &error), // GOAWAY is sent; to ask again would spin
+                    None => return,
+                },
+                _ = &mut drained, if !draining => {
+                    draining = true;
+                    connection.graceful_shutdown();
+                }
+                () = &mut checks => {
+                    let now_ns = monotonic_ns();
+                    if unread(front, &stalled_since_ns, now_ns) || !pulse.alive(now_ns, &front.settings) {
+                        front.counts.count(Counted::ConnectionStalled);
+                        return; // dropping it closes the socket: who does not read would read no GOAWAY either
                     }
+                    checks.as_mut().reset(Instant::now() + check_every(&front.settings));
                 }
-                Some(Err(error)) => return count_broken(front, &error), // its GOAWAY is sent; to ask again would spin
-                None => return,
-            },
-            _ = &mut drained, if !draining => {
-                draining = true;
-                connection.graceful_shutdown();
-            }
-            () = &mut checks => {
-                let stalled_ns = stalled_since_ns.load(Ordering::Relaxed);
-                let now_ns = monotonic_ns();
-                let unread = stalled_ns != 0 && now_ns - stalled_ns >= front.settings.write_stall_ns_max;
-                if unread || !pulse.alive(now_ns) {
-                    front.counts.count(Counted::ConnectionStalled);
-                    return; // dropping it closes the socket: a peer that does not read would read no GOAWAY either
-                }
-                checks.as_mut().reset(Instant::now() + pulse.check_every);
             }
         }
     }
@@ -140,51 +141,10 @@ fn accept_more(connection: &mut Connection<Socket, Bytes>, first: Accept) -> (Ve
     }
 }
 
-/// Keep-alive: a ping after a silence, and an end without its answer.
-struct Pulse {
-    pings: Option<PingPong>,
-    /// A call came since the last check.
-    heard: bool,
-    heard_ns: i64,
-    pinged_ns: Option<i64>,
-    keepalive_ns: i64,
-    keepalive_ns_max: i64,
-    check_every: Duration,
-}
-
-impl Pulse {
-    fn new(pings: Option<PingPong>, settings: &Settings) -> Self {
-        let check_ns = settings.keepalive_ns.min(settings.keepalive_ns_max).min(settings.write_stall_ns_max) / 2;
-        Self {
-            pings,
-            heard: true,
-            heard_ns: monotonic_ns(),
-            pinged_ns: None,
-            keepalive_ns: settings.keepalive_ns,
-            keepalive_ns_max: settings.keepalive_ns_max,
-            check_every: Duration::from_nanos(check_ns.max(1_000_000) as u64),
-        }
-    }
-
-    fn alive(&mut self, now_ns: i64) -> bool {
-        let Some(pings) = &mut self.pings else { return true };
-        if matches!(pings.poll_pong(&mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(_))) {
-            self.pinged_ns = None;
-            self.heard = true;
-        }
-        if std::mem::take(&mut self.heard) {
-            self.heard_ns = now_ns;
-        }
-        match self.pinged_ns {
-            Some(pinged_ns) => now_ns - pinged_ns < self.keepalive_ns_max,
-            None => {
-                if now_ns - self.heard_ns >= self.keepalive_ns && pings.send_ping(Ping::opaque()).is_ok() {
-                    self.pinged_ns = Some(now_ns);
-                }
-                true
-            }
-        }
-    }
+/// Whether the peer has left its answers unread for too long.
+fn unread(front: &Front, stalled_since_ns: &AtomicI64, now_ns: i64) -> bool {
+    let stalled_ns = stalled_since_ns.load(Ordering::Relaxed);
+    stalled_ns != 0 && now_ns - stalled_ns >= front.settings.write_stall_ns_max
 }
 
 /// A call has come: answer it here, or give it a task.

@@ -95,8 +95,9 @@ pub async fn accept(front: Arc<Front>, listener: Listener, tls: Option<TlsAccept
         Ok(sockets) => sockets,
         Err(_) => return, // the runtime is going down
     };
+    allow_descriptors(front.settings.connections_max);
     let draining = drain.clone();
-    let mut drained = pin!(drain.wait_for(|drain| *drain));
+    let mut drained = pin!(drain.changed());
     loop {
         let accepted = tokio::select! {
             accepted = sockets.accept() => accepted,
@@ -117,6 +118,17 @@ pub async fn accept(front: Arc<Front>, listener: Listener, tls: Option<TlsAccept
         front.counts.count(Counted::Connection);
         let open = Open::new(front.clone());
         tokio::spawn(guarded_task(front.clone(), one(open, transport, tls.clone(), draining.clone())));
+    }
+}
+
+/// Let the process open a file for each connection, and as many beside as it may now, as far as its hard limit goes.
+fn allow_descriptors(connections_max: usize) {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid rlimit to write to.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } == 0 && limit.rlim_cur < connections_max as u64 {
+        limit.rlim_cur = limit.rlim_cur.saturating_add(connections_max as u64).min(limit.rlim_max);
+        // SAFETY: `limit` is a valid rlimit. Where it is refused, accepting waits for descriptors to come back.
+        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) };
     }
 }
 
@@ -147,7 +159,7 @@ async fn one(open: Open, transport: Transport, tls: Option<TlsAcceptor>, mut dra
                 Some(transport) => transport,
                 None => return,
             },
-            _ = drain.wait_for(|drain| *drain) => return,
+            _ = drain.changed() => return,
         },
         (transport, _) => transport,
     };
