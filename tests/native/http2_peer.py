@@ -1,5 +1,5 @@
-"""A peer of the native front end that speaks HTTP/2 through hyper-h2, which nobody here wrote, and writes whatever bytes
-a test likes beside it; and what every server must still do after such a peer.
+"""A peer of the native front end that speaks HTTP/2 through hyper-h2, which nobody here wrote, and writes whatever
+bytes a test likes beside it; and what every server must still do after such a peer.
 """
 
 import asyncio
@@ -413,8 +413,8 @@ LAST_WORD = b"the last"
 
 
 async def pour(port: int, chunks: Iterable[bytes], settings: bytes = b"", read: bool = True) -> Poured:
-    """Send a preface, SETTINGS and these bytes as fast as the server takes them; read what it says until it has answered
-    a last PING or closed the connection. Without ``read`` nothing is read before it stops to take more.
+    """Send a preface, SETTINGS and these bytes as fast as the server takes them; read what it says until it has
+    answered a last PING or closed the connection. Without ``read`` nothing is read before it stops to take more.
     """
     return await asyncio.to_thread(_pour, port, b"".join([PREFACE, frame(SETTINGS, settings), *chunks]), read)
 

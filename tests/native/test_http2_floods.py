@@ -2,7 +2,6 @@
 and all the while others are decided for.
 """
 
-import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -198,7 +197,7 @@ async def test_a_header_bomb_unpacks_to_nothing(server: NativeChild) -> None:
         assert (poured.goaway, poured.closed) == (ErrorCodes.ENHANCE_YOUR_CALM, True)
 
 
-# -- frames that cost an answer, or cost nothing ------------------------------------------------------------------------
+# -- frames that cost an answer, or cost nothing -----------------------------------------------------------------------
 
 SMALL_FRAMES = {
     "PING": frame(PING, b"12345678"),
@@ -274,8 +273,7 @@ async def test_answers_that_nobody_reads_close_the_connection(server: NativeChil
     wide += frame(WINDOW_UPDATE, (WINDOW_MAX - 65_535).to_bytes(4))
     opened, count = block(head(SCORE_BATCH)), 60  # as many as the first window has room for
     calls = (
-        frame(HEADERS, opened, END_HEADERS, stream) + frame(DATA, rows, END_STREAM, stream)
-        for stream in streams(count)
+        frame(HEADERS, opened, END_HEADERS, stream) + frame(DATA, rows, END_STREAM, stream) for stream in streams(count)
     )
     with socket.socket() as peer:
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
