@@ -1,6 +1,6 @@
 """What an idle connection costs the native front end: resident memory of a service that holds 10,000 of them, each
 past its handshake and its SETTINGS. The clients' sockets are in this process.
-``python -m benchmarks.native_connections``.
+``python -m benchmarks.native_connections [--json]``.
 """
 
 import argparse

@@ -22,15 +22,13 @@ from tests.native.http2_peer import (
     SCORE_STREAM,
     SETTINGS,
     Ended,
-    NativeRunning,
     Numbers,
     Peer,
     frame,
     head,
     message,
-    serve_native,
-    withstands,
 )
+from tests.native.http2_server import NativeRunning, serve_native, withstands
 
 pytest.importorskip("fraudgate_ingress", reason="the native front end is not built: cargo is missing")
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -28,7 +28,6 @@ from tests.native.http2_peer import (
     SCORE_BATCH,
     SCORE_STREAM,
     SETTINGS,
-    NativeRunning,
     Numbers,
     Peer,
     assert_decides,
@@ -36,10 +35,8 @@ from tests.native.http2_peer import (
     frame,
     head,
     message,
-    serve_native,
-    watched,
-    withstands,
 )
+from tests.native.http2_server import NativeRunning, serve_native, watched, withstands
 
 pytest.importorskip("fraudgate_ingress", reason="the native front end is not built: cargo is missing")
 
@@ -61,7 +58,7 @@ async def test_connections_over_the_limit_are_closed_at_once(models: Path) -> No
         for peer in peers:
             await assert_decides(peer)
         await peers.pop().close()
-        await until(lambda: server.service._front._native.connections == 2)
+        await until(lambda: server.connections == 2)
         peers.append(await Peer.greet(server.data_port))
         for peer in peers:
             await assert_decides(peer)
@@ -101,7 +98,7 @@ async def test_a_silent_peer_is_pinged_and_then_closed(models: Path, keepalive: 
         started = clock()
         assert (await rest_of(peer)).count(frame(PING)[3:9]) == 1
         assert clock() - started >= 2 * BRIEF
-        await until(lambda: server.service._front._native.connections == 0)
+        await until(lambda: server.connections == 0)
         assert (await watched(server))["connections_stalled"] == 1
 
 
@@ -190,7 +187,7 @@ async def test_a_drain_waits_for_nobody_who_keeps_silent(models: Path) -> None:
         silent.write(PREFACE + frame(SETTINGS))
         halfway = await Peer.greet(server.data_port)
         await halfway.start(head(), b"\0\0\0", end=False)
-        await until(lambda: server.service._front._native.connections == 3)
+        await until(lambda: server.connections == 3)
         clock = asyncio.get_running_loop().time
         started = clock()
         assert await server.start_drain() == 0
@@ -253,12 +250,14 @@ async def test_a_client_needs_a_certificate_where_client_ca_is_set(
     client_ca, _ = clients.write(tmp_path, "clients")
     known = context(authority, "h2", client=issue("client", clients).write(tmp_path, "known"))
     unknown = context(authority, "h2", client=issue("client", strangers).write(tmp_path, "unknown"))
-    async with serve_native(models, tls={**files, "client_ca": client_ca}) as server:  # noqa: SIM117
-        async with withstands(server, tls=known, connections_broken=2):
-            for tls in (unknown, context(authority, "h2")):
-                with suppress(ssl.SSLError, ConnectionError):  # in TLS 1.3 the client learns of it when it reads
-                    peer = await Peer.connect(server.data_port, tls)
-                    assert await peer.goodbye() is None
+    async with (
+        serve_native(models, tls={**files, "client_ca": client_ca}) as server,
+        withstands(server, tls=known, connections_broken=2),
+    ):
+        for tls in (unknown, context(authority, "h2")):
+            with suppress(ssl.SSLError, ConnectionError):  # in TLS 1.3 the client learns of it when it reads
+                peer = await Peer.connect(server.data_port, tls)
+                assert await peer.goodbye() is None
 
 
 Attack = Callable[[Peer], Awaitable[None]]
@@ -315,8 +314,10 @@ async def test_a_client_that_leaves_its_tls_handshake_has_broken_nothing(
 async def test_a_unix_socket_serves_and_is_taken_over_from_the_dead(models: Path, tmp_path: Path) -> None:
     path = str(tmp_path / "fraudgate.sock")
     for _ in range(2):
-        async with serve_native(models, server={"data_address": f"unix:{path}"}) as server:  # noqa: SIM117
-            async with withstands(server, path, connections_broken=1):
-                peer = await Peer.connect(path)
-                peer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-                assert await peer.goodbye() is None
+        async with (
+            serve_native(models, server={"data_address": f"unix:{path}"}) as server,
+            withstands(server, path, connections_broken=1),
+        ):
+            peer = await Peer.connect(path)
+            peer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert await peer.goodbye() is None

@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import h2.events
 import pytest
@@ -15,6 +16,7 @@ from h2.errors import ErrorCodes
 
 from fraudgate.v1 import scoring_pb2 as pb
 from tests.integration.server import request, transaction
+from tests.native.http2_flood import pour
 from tests.native.http2_peer import (
     CONTINUATION,
     DATA,
@@ -32,18 +34,15 @@ from tests.native.http2_peer import (
     SETTINGS,
     WINDOW_MAX,
     WINDOW_UPDATE,
-    NativeChild,
     Numbers,
     Peer,
     block,
     frame,
     head,
     message,
-    pour,
-    serve_native_child,
     setting,
-    withstands,
 )
+from tests.native.http2_server import NativeChild, serve_native_child, withstands
 
 pytest.importorskip("fraudgate_ingress", reason="the native front end is not built: cargo is missing")
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -74,7 +73,7 @@ async def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Asyn
 
 
 @asynccontextmanager
-async def bounded(server: NativeChild, **moved: int) -> AsyncIterator[Peer]:
+async def bounded(server: NativeChild, **moved: Any) -> AsyncIterator[Peer]:
     """``withstands``, and the memory of the server stays where it was."""
     before = server.resident_bytes
     async with withstands(server, **moved) as neighbour:
@@ -307,7 +306,7 @@ async def test_answers_without_a_connection_window_are_given_up(server: NativeCh
         peer = await Peer.greet(server.data_port)
         rows = [transaction(f"{Numbers.name()} {i}", customer_id="C") for i in range(512)]
         data = message(pb.ScoreBatchRequest(transactions=rows).SerializeToString())
-        peer.h2.increment_flow_control_window = peer.h2.acknowledge_received_data = lambda *_: None
+        peer.acknowledges = False
         call = await peer.start(head(SCORE_BATCH), data)
         ended = await peer.end_of(call)
         assert (len(ended.data), ended.reset) == (65_535, ErrorCodes.CANCEL)

@@ -78,57 +78,6 @@ type Accept = (Request<RecvStream>, SendResponse<Bytes>);
 /// None: the peer has closed the connection.
 type Accepted = Option<Result<Accept, h2::Error>>;
 
-/// Serve one connection to its end.
-#[expect(clippy::manual_async_fn, reason = "the future of an async fn would have room for the connection twice")]
-fn converse(
-    open: Open,
-    mut connection: Box<Connection<Socket, Bytes>>,
-    mut drain: watch::Receiver<bool>,
-    stalled_since_ns: Arc<AtomicI64>,
-) -> impl Future<Output = ()> {
-    async move {
-        let front = open.front();
-        let mut pulse = Pulse::new(connection.ping_pong());
-        let mut checks = pin!(sleep(check_every(&front.settings)));
-        let mut drained = pin!(drain.changed());
-        let mut draining = false;
-        let side_calls = SideCalls::default();
-        loop {
-            tokio::select! {
-                biased;
-                call = connection.accept() => match call {
-                    Some(Ok(call)) => {
-                        pulse.heard = true;
-                        let (calls, ended) = accept_more(&mut connection, call);
-                        for (request, respond) in calls {
-                            begin(front, request, respond, &side_calls);
-                        }
-                        match ended {
-                            Some(Some(Err(error))) => return count_broken(front, &error),
-                            Some(_) => return,
-                            None => (),
-                        }
-                    }
-                    Some(Err(error)) => return count_broken(front, &error), // GOAWAY is sent; to ask again would spin
-                    None => return,
-                },
-                _ = &mut drained, if !draining => {
-                    draining = true;
-                    connection.graceful_shutdown();
-                }
-                () = &mut checks => {
-                    let now_ns = monotonic_ns();
-                    if unread(front, &stalled_since_ns, now_ns) || !pulse.alive(now_ns, &front.settings) {
-                        front.counts.count(Counted::ConnectionStalled);
-                        return; // dropping it closes the socket: who does not read would read no GOAWAY either
-                    }
-                    checks.as_mut().reset(Instant::now() + check_every(&front.settings));
-                }
-            }
-        }
-    }
-}
-
 /// The calls that came together with this one, and how the connection ended, if it did. All are accepted before the
 /// first is answered: asking h2 for the next call writes what was answered, which costs a system call.
 fn accept_more(connection: &mut Connection<Socket, Bytes>, first: Accept) -> (Vec<Accept>, Option<Accepted>) {
@@ -137,6 +86,54 @@ fn accept_more(connection: &mut Connection<Socket, Bytes>, first: Accept) -> (Ve
         match connection.accept().now_or_never() {
             Some(Some(Ok(call))) => calls.push(call),
             ended => return (calls, ended),
+        }
+    }
+}
+
+/// Serve one connection to its end.
+async fn converse(
+    open: Open,
+    mut connection: Box<Connection<Socket, Bytes>>,
+    mut drain: watch::Receiver<bool>,
+    stalled_since_ns: Arc<AtomicI64>,
+) {
+    let front = open.front();
+    let mut pulse = Pulse::new(connection.ping_pong());
+    let mut checks = pin!(sleep(check_every(&front.settings)));
+    let mut drained = pin!(drain.changed());
+    let mut draining = false;
+    let side_calls = SideCalls::default();
+    loop {
+        tokio::select! {
+            biased;
+            call = connection.accept() => match call {
+                Some(Ok(call)) => {
+                    pulse.heard = true;
+                    let (calls, ended) = accept_more(&mut connection, call);
+                    for (request, respond) in calls {
+                        begin(front, request, respond, &side_calls);
+                    }
+                    match ended {
+                        Some(Some(Err(error))) => return count_broken(front, &error),
+                        Some(_) => return,
+                        None => (),
+                    }
+                }
+                Some(Err(error)) => return count_broken(front, &error), // GOAWAY is sent; to ask again would spin
+                None => return,
+            },
+            _ = &mut drained, if !draining => {
+                draining = true;
+                connection.graceful_shutdown();
+            }
+            () = &mut checks => {
+                let now_ns = monotonic_ns();
+                if unread(front, &stalled_since_ns, now_ns) || !pulse.alive(now_ns, &front.settings) {
+                    front.counts.count(Counted::ConnectionStalled);
+                    return; // dropping it closes the socket: who does not read would read no GOAWAY either
+                }
+                checks.as_mut().reset(Instant::now() + check_every(&front.settings));
+            }
         }
     }
 }

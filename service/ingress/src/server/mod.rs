@@ -14,6 +14,7 @@ mod ingress;
 mod listener;
 mod many;
 mod message;
+mod pages;
 mod pulse;
 mod refusal;
 mod reply;
