@@ -52,3 +52,8 @@ class FeaturesRefused(FraudgateError):  # noqa: N818
 
 class UnknownTransaction(FraudgateError):  # noqa: N818
     """An outcome for a transaction that the store cannot place."""
+
+
+def address_taken(address: str, error: Exception) -> ConfigError:
+    """What both front ends say of an address that they cannot have."""
+    return ConfigError(f"cannot listen on {address}: is another server running there? ({error})")

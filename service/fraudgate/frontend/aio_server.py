@@ -11,7 +11,7 @@ from fraudgate.batching.batcher import Batcher
 from fraudgate.clock import monotonic_ns
 from fraudgate.config import Config, Tls
 from fraudgate.editions import Editions
-from fraudgate.errors import ConfigError
+from fraudgate.errors import ConfigError, address_taken
 from fraudgate.frontend import aio
 from fraudgate.frontend.door import Door, Entry
 from fraudgate.latency.recorder import Counters, Recorder
@@ -95,4 +95,4 @@ def listen(server: grpc.aio.Server, address: str, secrets: grpc.ServerCredential
             return server.add_insecure_port(address)
         return server.add_secure_port(address, secrets)
     except RuntimeError as error:
-        raise ConfigError(f"cannot listen on {address}: is another server running there? ({error})") from error
+        raise address_taken(address, error) from error

@@ -14,7 +14,7 @@ from grpc_health.v1 import health
 from fraudgate.clock import monotonic_ns
 from fraudgate.config import Config
 from fraudgate.editions import Editions
-from fraudgate.errors import ConfigError
+from fraudgate.errors import ConfigError, address_taken
 from fraudgate.frontend import refusals
 from fraudgate.frontend.native_door import NativeDoor, wire
 from fraudgate.frontend.side import SideDoor
@@ -53,8 +53,7 @@ class NativeFrontend:
         try:
             self._native: Any = crate.Ingress(settings(config), refusal_table(), recorder.cells("respond"))
         except OSError as error:
-            address = config.server.data_address
-            raise ConfigError(f"cannot listen on {address}: is another server running there? ({error})") from error
+            raise address_taken(config.server.data_address, error) from error
         except ValueError as error:
             raise ConfigError(f"[tls]: {error}") from error
         self.door = NativeDoor(self._native, pipeline, editions, counters, monotonic_ns, config.batching.policy)
