@@ -25,7 +25,7 @@ from fraudgate import config
 from fraudgate.assembly import Parts, assemble
 from fraudgate.frontend import native
 from fraudgate.frontend.codec import Renderer, request_batch, request_columns
-from fraudgate.frontend.native_door import opened, record_batch
+from fraudgate.frontend.native_columns import NativeColumns, record_batch
 from fraudgate.limits import BATCH_ROWS_MAX
 from fraudgate.pipeline import Pipeline
 from fraudgate.v1 import scoring_pb2
@@ -69,7 +69,7 @@ class Native:
         started_ns = thread_time_ns()
         decoded = list(map(self._crate.decode_request, bodies))
         made = self._crate.Columns(decoded, [monotonic_ns()] * BATCH_ROWS_MAX, NO_DEADLINES)
-        columns = opened(made)
+        columns = NativeColumns(made)
         answers = await pipeline.score(partial(record_batch, made), columns=columns)
         self._renderer.render(answers.tobytes(), columns.transaction_id)
         return thread_time_ns() - started_ns

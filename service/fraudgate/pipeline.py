@@ -161,12 +161,12 @@ class Pipeline:
 
     def _drop_dead(self, columns: Columns, refused: Refused, now_ns: int) -> list[int]:
         """Rows that are still worth deciding."""
-        deadlines_ns, arrivals_ns = columns.deadline_ns.tolist(), columns.arrival_ns.tolist()
         spent_ns = now_ns - self._budget_ns if self._budget_ns else -1
-        in_time = not any(deadlines_ns) or min(deadlines_ns) > now_ns
-        if in_time and min(arrivals_ns) > spent_ns:
+        deadline_ns_min, arrival_ns_min = columns.earliest()
+        if deadline_ns_min > now_ns and arrival_ns_min > spent_ns:
             return list(range(columns.rows))
-        for row, (deadline_ns, arrival_ns) in enumerate(zip(deadlines_ns, arrivals_ns, strict=True)):
+        stamps_ns = zip(columns.deadline_ns.tolist(), columns.arrival_ns.tolist(), strict=True)
+        for row, (deadline_ns, arrival_ns) in enumerate(stamps_ns):
             if deadline_ns == CANCELLED_NS:
                 self._refuse(refused, row, Status.CANCELLED, "cancelled")
             elif 0 < deadline_ns <= now_ns:

@@ -4,11 +4,12 @@ Front ends make the request batch, the pipeline answers it, the batch log stores
 texts (reasons, model names, decision ids) are tables of an *edition* and are put in at the edge.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
 from struct import Struct
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,8 @@ ENTITIES = ("customer_id", "terminal_id", "card_id", "merchant_id", "device_id",
 EVENT_TIME_MISSING_NS = np.iinfo(np.int64).min
 EVENT_TIME_OUTSIDE_NS = np.iinfo(np.int64).max
 """Sentinels a decoder puts where event_time is absent, malformed or does not fit in 64-bit nanoseconds."""
+
+NEVER_NS = np.iinfo(np.int64).max
 
 REQUEST_SCHEMA = pa.schema(
     [
@@ -151,6 +154,15 @@ def answer_batch(answers: Answers) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=ANSWER_SCHEMA)
 
 
+class Extent(NamedTuple):
+    """Asked first, so that the rows of the common batch are not looked at one by one."""
+
+    event_time_ns_min: int
+    event_time_ns_max: int
+    amount_minor_min: int
+    amount_minor_max: int
+
+
 @dataclass(slots=True)
 class Columns:
     """A request batch, opened once: strings as lists, numbers as NumPy views of the Arrow buffers."""
@@ -168,6 +180,23 @@ class Columns:
     """True: every transaction_id and id is known to be printable ASCII of at most 64 bytes, no transaction_id empty."""
     digests: list[bytes] | None = None
     """The payload digest of every row, where the front end has made them; see ``idempotency.payload_digests``."""
+    native: Any = None
+    """The batch in the front end's memory, where native kernels read it."""
+
+    def earliest(self) -> tuple[int, int]:
+        """(deadline_ns, arrival_ns): the earliest of each; NEVER_NS where no row has a deadline."""
+        # For 32 numbers a list and min() cost a quarter of an array and its min().
+        deadlines_ns = filter(None, self.deadline_ns.tolist())
+        return min(deadlines_ns, default=NEVER_NS), min(self.arrival_ns.tolist())
+
+    def extent(self) -> Extent:
+        """What the transactions' numbers lie between."""
+        times_ns, amounts = self.event_time_ns.tolist(), self.amount_minor.tolist()
+        return Extent(min(times_ns), max(times_ns), min(amounts), max(amounts))
+
+    def currencies(self) -> Collection[str]:
+        """The currencies that occur."""
+        return set(self.currency)
 
 
 def open_batch(batch: pa.RecordBatch) -> Columns:

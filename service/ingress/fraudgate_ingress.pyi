@@ -84,6 +84,15 @@ class Columns:
     def plain(self) -> bool:
         """Whether every row's ids are surely fine, see ``Transaction.plain``."""
 
+    def earliest(self) -> tuple[int, int]:
+        """(deadline_ns, arrival_ns), the earliest of each; the largest int64 where no row has a deadline."""
+
+    def extent(self) -> tuple[int, int, int, int]:
+        """What ``fraudgate.transaction.Extent`` says, in its order."""
+
+    def currencies(self) -> list[str]:
+        """The currencies that occur, in row order; one that follows itself is there once."""
+
     def digests(self) -> list[bytes]:
         """The payload digest of each row, 16 bytes each."""
 

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fraudgate.frontend.codec import request_batch, request_columns
+from fraudgate.frontend.native_columns import NativeColumns
 from fraudgate.idempotency import payload_digests
-from fraudgate.transaction import ENTITIES, REQUEST_SCHEMA, Columns, open_batch
+from fraudgate.transaction import REQUEST_SCHEMA, open_batch
 from fraudgate.v1 import scoring_pb2
 from fraudgate.validation import Validator
 from tests.native.messages import transactions
@@ -30,22 +31,6 @@ def imported(columns: Any) -> pa.RecordBatch:
     return pa.RecordBatch._import_from_c(columns.arrow_address(), REQUEST_SCHEMA)
 
 
-def opened(columns: Any) -> Columns:
-    """Python's own columns, made of what the native ones offer."""
-    event_time_ns, amount_minor, arrival_ns, deadline_ns = np.asarray(columns)
-    return Columns(
-        rows=columns.rows,
-        transaction_id=columns.texts(0),
-        currency=columns.texts(1),
-        event_time_ns=event_time_ns,
-        amount_minor=amount_minor,
-        ids={name: columns.texts(2 + i) for i, name in enumerate(ENTITIES)},
-        attributes=columns.attributes(),
-        arrival_ns=arrival_ns,
-        deadline_ns=deadline_ns,
-    )
-
-
 few = st.lists(transactions, min_size=1, max_size=6)
 many = st.lists(st.integers(0, 3), min_size=1, max_size=40).map(
     lambda kinds: [transaction(transaction_id=f"tx-{i}", card_id="c" * kind) for i, kind in enumerate(kinds)]
@@ -53,17 +38,21 @@ many = st.lists(st.integers(0, 3), min_size=1, max_size=40).map(
 
 
 @settings(max_examples=150)
-@given(few | many, st.integers(0, 2**62), st.sampled_from([0, -1, 2**62]))
+@given(few | many, st.integers(0, 2**62), st.lists(st.sampled_from([0, -1, 2**62]), min_size=40, max_size=40))
 def test_columns_are_those_of_the_reference(
-    made: list[scoring_pb2.Transaction], arrival_ns: int, deadline_ns: int
+    made: list[scoring_pb2.Transaction], arrival_ns: int, deadlines_ns: list[int]
 ) -> None:
     rows = len(made)
-    stamps = list(range(arrival_ns, arrival_ns + rows)), [deadline_ns] * rows
+    stamps = list(range(arrival_ns, arrival_ns + rows)), deadlines_ns[:rows]
     expected = request_columns(made, *stamps)
     found = native_columns(made, *stamps)
-    assert same(opened(found), expected)
-    assert found.plain == Validator._texts_clean(expected)
-    assert found.digests() == payload_digests(expected, range(rows))
+    columns = NativeColumns(found)
+    assert columns.earliest() == expected.earliest()
+    assert columns.extent() == expected.extent()
+    assert set(columns.currencies()) == expected.currencies()
+    assert same(columns, expected)
+    assert columns.plain == Validator._texts_clean(expected)
+    assert columns.digests == payload_digests(expected, range(rows))
     batch = imported(found)
     batch.validate(full=True)
     assert batch.schema.equals(REQUEST_SCHEMA, check_metadata=True)

@@ -42,7 +42,8 @@ transactions = st.builds(
 
 
 def same(one: Columns, other: Columns) -> bool:
-    for name in Columns.__slots__:
+    """Whether they hold the same rows; what a front end may have added to them does not count."""
+    for name in set(Columns.__slots__) - {"plain", "digests", "native"}:
         left, right = getattr(one, name), getattr(other, name)
         if isinstance(left, np.ndarray):
             assert left.dtype == right.dtype == np.int64

@@ -4,22 +4,19 @@ import logging
 from functools import partial
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
 from fraudgate.batching.batcher import Policy
 from fraudgate.batching.shell import BatchRunner
 from fraudgate.clock import Clock
 from fraudgate.editions import Editions
 from fraudgate.frontend import refusals
 from fraudgate.frontend.codec import Renderer
+from fraudgate.frontend.native_columns import NativeColumns, record_batch
 from fraudgate.frontend.refusals import Refusal
 from fraudgate.latency.recorder import Counters
 from fraudgate.pipeline import Pipeline
-from fraudgate.transaction import ENTITIES, REQUEST_SCHEMA, Answers, Columns, Status
+from fraudgate.transaction import Answers, Columns, Status
 
 _log = logging.getLogger(__name__)
-_import_batch = pa.RecordBatch._import_from_c
 
 
 def wire(refusal: Refusal) -> tuple[int, str, bytes, bool]:
@@ -95,7 +92,7 @@ class NativeDoor:
         """Score one closed batch and hand its answers back, whatever happens."""
         native = batch.columns
         try:
-            columns = opened(native)
+            columns = NativeColumns(native)
             answers = await self._pipeline.score(partial(record_batch, native), batch.closed_ns, batch.idle_ns, columns)
             refused = self._refused(batch, columns, answers) if answers["status"].any() else []
             self._native.answer(batch, answers.tobytes(), refused, self._renderer.tail)
@@ -118,27 +115,3 @@ class NativeDoor:
                 refusal = refusals.BY_STATUS[status]
             refused.append((row, wire(refusal)))
         return refused
-
-
-def record_batch(native: Any) -> pa.RecordBatch:
-    """The RecordBatch over a native batch's memory."""
-    return _import_batch(native.arrow_address(), REQUEST_SCHEMA)
-
-
-def opened(native: Any) -> Columns:
-    """The columns of a native batch: texts as lists, numbers as views of the batch's own memory."""
-    texts = native.texts
-    event_time_ns, amount_minor, arrival_ns, deadline_ns = np.frombuffer(native, np.int64).reshape(4, -1)
-    return Columns(
-        rows=native.rows,
-        transaction_id=texts(0),
-        currency=texts(1),
-        event_time_ns=event_time_ns,
-        amount_minor=amount_minor,
-        ids={name: texts(column) for column, name in enumerate(ENTITIES, 2)},
-        attributes=native.attributes(),
-        arrival_ns=arrival_ns,
-        deadline_ns=deadline_ns,
-        plain=native.plain,
-        digests=native.digests(),
-    )

@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 
 use crate::export::Export;
-use crate::rows::NUMBERS;
+use crate::rows::{NUMBERS, Number};
 pub use crate::rows::{Entry, Rows};
 use crate::transaction::{Text, Transaction};
 
@@ -58,6 +58,28 @@ impl Columns {
     #[getter]
     fn plain(&self) -> bool {
         self.rows.plain()
+    }
+
+    /// The earliest deadline, i64::MAX where no row has one, and the earliest arrival.
+    fn earliest(&self) -> (i64, i64) {
+        let deadlines = self.rows.number_values(Number::DeadlineNs).filter(|deadline| *deadline != 0);
+        let arrivals = self.rows.number_values(Number::ArrivalNs);
+        (deadlines.min().unwrap_or(i64::MAX), arrivals.min().unwrap_or(i64::MAX))
+    }
+
+    /// What the transactions' numbers lie between: event_time_ns, least and most, then amount_minor.
+    fn extent(&self) -> (i64, i64, i64, i64) {
+        let least = |column| self.rows.number_values(column).min().unwrap_or(i64::MAX);
+        let most = |column| self.rows.number_values(column).max().unwrap_or(i64::MIN);
+        let (time, amount) = (Number::EventTimeNs, Number::AmountMinor);
+        (least(time), most(time), least(amount), most(amount))
+    }
+
+    /// The currencies that occur, in row order; one that follows itself is there once.
+    fn currencies(&self) -> Vec<&str> {
+        let mut found: Vec<&str> = self.rows.texts(Text::Currency).collect();
+        found.dedup();
+        found
     }
 
     /// The payload digest of each row.

@@ -90,6 +90,11 @@ impl Rows {
         &self.block[..NUMBERS * self.rows * INT64_BYTES]
     }
 
+    /// One of the 64-bit columns.
+    pub fn number_values(&self, column: Number) -> impl Iterator<Item = i64> {
+        self.block[self.number(column)].as_chunks().0.iter().map(|bytes| i64::from_le_bytes(*bytes))
+    }
+
     /// The digest of each row.
     pub fn digests(&self) -> &[[u8; DIGEST_BYTES]] {
         self.block[self.digests.clone()].as_chunks().0
