@@ -39,8 +39,6 @@ PROBLEMS: tuple[tuple[str, str], ...] = (
 """(path within Transaction, what is wrong) by problem number; 0 = nothing. The order is part of the batch log: add at
 the end only."""
 
-ATTRIBUTE_FIELD = "attributes"
-
 _NUMBER = {problem: number for number, problem in enumerate(PROBLEMS)}
 _ID_MISSING, _CURRENCY, _TIME_MISSING, _TIME_OUTSIDE, _TIME_FUTURE, _AMOUNT = range(1, 7)
 _ATTRIBUTES_MANY, _ATTRIBUTE_KEY, _ATTRIBUTE_VALUE = range(7, 10)
@@ -125,6 +123,13 @@ def _find_attribute_problems(attributes: list[dict[str, float]], found: dict[int
 def text_problem(text: str) -> str | None:
     """What is wrong with one id, or None; an empty one is fine."""
     return next((what for what, is_wrong in _TEXT_PROBLEMS if is_wrong(text)), None)
+
+
+def attribute_at_fault(problem: int, values: Mapping[str, float]) -> str | None:
+    """The key that a problem's number is about, or None: it is about all of them, or about another field."""
+    if problem == _ATTRIBUTE_KEY:
+        return bad_attribute_key(values)
+    return bad_attribute_value(values) if problem == _ATTRIBUTE_VALUE else None
 
 
 def bad_attribute_key(values: Iterable[str]) -> str | None:

@@ -127,8 +127,8 @@ class Renderer:
 def score_result(transaction_id: str, response: bytes | None, error: bytes | None) -> bytes:
     """An encoded ScoreResult: ``response`` is an encoded ScoreResponse, ``error`` an encoded google.rpc.Status."""
 
-def score_batch_entry(transaction_id: str, response: bytes | None, error: bytes | None) -> bytes:
-    """An encoded ScoreBatchResponse with one entry; encodings of several concatenate."""
+def score_batch_entry(result: bytes) -> bytes:
+    """A ScoreBatchResponse of one encoded ScoreResult; encodings of several concatenate."""
 
 @final
 class WindowKernel:

@@ -92,6 +92,7 @@ BAD_FIELDS: dict[str, tuple[Mapping[str, Any], str]] = {
     "minus infinity": ({"attributes": {"bad": -math.inf}}, "attributes['bad']"),
     "65 attributes": ({"attributes": {f"a{i}": 0.0 for i in range(65)}}, "attributes"),
     "10,000 attributes": ({"attributes": {f"a{i}": 0.0 for i in range(10_000)}}, "attributes"),
+    "65 attributes, one not finite": ({"attributes": {f"a{i}": math.inf for i in range(65)}}, "attributes"),
     "empty key": ({"attributes": {"": 1.0}}, "attributes['']"),
     "65-byte key": ({"attributes": {"k" * 65: 1.0}}, "attributes"),
     "key with a control character": ({"attributes": {"a\tb": 1.0}}, "attributes['a\\tb']"),

@@ -145,4 +145,4 @@ def test_results_are_those_of_protobuf(size: int, transaction_id: str) -> None:
     ):
         assert native.score_result(transaction_id, *ends) == result.SerializeToString()
         whole = scoring_pb2.ScoreBatchResponse(results=[result])
-        assert native.score_batch_entry(transaction_id, *ends) == whole.SerializeToString()
+        assert native.score_batch_entry(result.SerializeToString()) == whole.SerializeToString()

@@ -8,9 +8,9 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-from fraudgate.limits import SCORE_BATCH_ROWS_MAX
+from fraudgate.limits import ID_BYTES_MAX, SCORE_BATCH_ROWS_MAX
 from fraudgate.transaction import Status
-from fraudgate.validation import ATTRIBUTE_FIELD, PROBLEMS, bad_attribute_key, bad_attribute_value
+from fraudgate.validation import PROBLEMS, attribute_at_fault
 
 RETRY_NS = 50_000_000
 """What RetryInfo advises: one latency budget, by when the queue that refused has moved on."""
@@ -43,12 +43,9 @@ def invalid(path: str, what: str) -> Refusal:
 def invalid_problem(problem: int, prefix: str, attributes: Mapping[str, float]) -> Refusal:
     """INVALID_ARGUMENT for a row's problem number; ``prefix`` is the path of its Transaction."""
     name, what = PROBLEMS[problem]
-    path = f"{prefix}.{name}"
-    if name == ATTRIBUTE_FIELD:
-        key = bad_attribute_key(attributes)
-        key = bad_attribute_value(attributes) if key is None else key
-        path += f"[{key!r}]" if key is not None and len(key) <= 64 else ""
-    return invalid(path, what)
+    key = attribute_at_fault(problem, attributes)
+    at = f"[{key!r}]" if key is not None and len(key) <= ID_BYTES_MAX else ""
+    return invalid(f"{prefix}.{name}{at}", what)
 
 
 def exhausted(why: str) -> Refusal:

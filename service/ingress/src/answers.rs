@@ -149,13 +149,9 @@ pub fn result_bytes(transaction_id: &str, end: End<'_>) -> usize {
     id + delimited_bytes(body.len())
 }
 
-/// Appends a ScoreResult as one entry of a ScoreBatchResponse.
-pub fn batch_entry(transaction_id: &str, end: End<'_>, out: &mut BytesMut) {
-    let size = result_bytes(transaction_id, end);
-    out.reserve(delimited_bytes(size));
-    put_tag(delimited_tag(1), out);
-    encode_varint(size as u64, out);
-    result(transaction_id, end, out);
+/// Appends an encoded ScoreResult as one entry of a ScoreBatchResponse.
+pub fn batch_entry(result: &[u8], out: &mut BytesMut) {
+    put_bytes(delimited_tag(1), result, out);
 }
 
 fn put_decision_id(run_id: &str, sequence: i64, out: &mut BytesMut) {
@@ -306,7 +302,7 @@ mod tests {
         let mut out = BytesMut::new();
         result("tx", End::Response(b"body"), &mut out);
         result("", End::Error(b""), &mut out);
-        batch_entry("tx", End::Error(b"no"), &mut out);
-        assert_eq!(&out[..], b"\x0a\x02tx\x12\x04body\x1a\x00\x0a\x08\x0a\x02tx\x1a\x02no");
+        batch_entry(b"result", &mut out);
+        assert_eq!(&out[..], b"\x0a\x02tx\x12\x04body\x1a\x00\x0a\x06result");
     }
 }

@@ -9,8 +9,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 
 use crate::export::Export;
-use crate::rows::{NUMBERS, Number};
 pub use crate::rows::{Entry, Rows};
+use crate::rows::{NUMBERS, Number};
 use crate::transaction::{Text, Transaction};
 
 /// The rows of one batch, opened column by column.

@@ -39,9 +39,8 @@ type Buffers = [*const c_void; 3];
 /// What the arrays of one export share: freed when the last of them is released, the outermost one included.
 struct Shared {
     _block: Buffer,
-    arrays: [ArrowArray; ARRAYS],
+    columns: [(ArrowArray, Buffers); ARRAYS],
     children: [*mut ArrowArray; ARRAYS],
-    buffers: [Buffers; ARRAYS],
     /// The outermost array has no validity.
     no_buffers: Buffers,
     unreleased: AtomicUsize,
@@ -66,9 +65,8 @@ impl Export {
     pub fn new(rows: &Rows) -> Self {
         let shared = Box::into_raw(Box::new(Shared {
             _block: rows.block().clone(),
-            arrays: columns(rows),
+            columns: columns(rows),
             children: [null_mut(); ARRAYS],
-            buffers: buffers(rows),
             no_buffers: [null(); 3],
             unreleased: AtomicUsize::new(ARRAYS + 1),
         }));
@@ -76,13 +74,13 @@ impl Export {
         // SAFETY: shared was just made, and nothing else knows of it yet. From here on its address is fixed.
         unsafe {
             for i in 0..ARRAYS {
-                let one = &raw mut (*shared).arrays[i];
-                (*one).buffers = (&raw mut (*shared).buffers[i]).cast();
+                let one = &raw mut (*shared).columns[i].0;
+                (*one).buffers = (&raw mut (*shared).columns[i].1).cast();
                 (*one).private_data = shared.cast();
                 (*shared).children[i] = one;
             }
-            (*shared).arrays[ATTRIBUTES].children = &raw mut (*shared).children[ENTRIES];
-            (*shared).arrays[ENTRIES].children = &raw mut (*shared).children[KEYS];
+            (*shared).columns[ATTRIBUTES].0.children = &raw mut (*shared).children[ENTRIES];
+            (*shared).columns[ENTRIES].0.children = &raw mut (*shared).children[KEYS];
             record.children = (&raw mut (*shared).children).cast();
             record.buffers = (&raw mut (*shared).no_buffers).cast();
         }
@@ -114,37 +112,16 @@ unsafe extern "C" fn release(array: *mut ArrowArray) {
     }
 }
 
-fn columns(rows: &Rows) -> [ArrowArray; ARRAYS] {
-    let text = |field| array(rows.rows(), rows.text_column(field).nulls, 3, 0);
-    let number = || array(rows.rows(), 0, 2, 0);
-    let entries = rows.attribute_column().entries;
-    [
-        text(Text::TransactionId),
-        text(Text::Currency),
-        number(),
-        number(),
-        text(Text::CustomerId),
-        text(Text::TerminalId),
-        text(Text::CardId),
-        text(Text::MerchantId),
-        text(Text::DeviceId),
-        text(Text::IpAddress),
-        array(rows.rows(), 0, 2, 1),
-        number(),
-        number(),
-        array(entries, 0, 1, 2),
-        array(entries, 0, 3, 0),
-        array(entries, 0, 2, 0),
-    ]
-}
-
-fn buffers(rows: &Rows) -> [Buffers; ARRAYS] {
+/// The arrays of the columns and of what the attributes are made of, in their order, each with its buffers.
+fn columns(rows: &Rows) -> [(ArrowArray, Buffers); ARRAYS] {
     let text = |field| {
-        let Texts { offsets, values, validity, .. } = rows.text_column(field);
-        [if validity.is_empty() { null() } else { rows.address(validity) }, rows.address(offsets), rows.address(values)]
+        let Texts { offsets, values, validity, nulls } = rows.text_column(field);
+        let validity = if validity.is_empty() { null() } else { rows.address(validity) };
+        (array(rows.rows(), *nulls, 3, 0), [validity, rows.address(offsets), rows.address(values)])
     };
-    let number = |column| [null(), rows.address(&rows.number(column)), null()];
+    let number = |column| (array(rows.rows(), 0, 2, 0), [null(), rows.address(&rows.number(column)), null()]);
     let attributes = rows.attribute_column();
+    let entries = attributes.entries;
     [
         text(Text::TransactionId),
         text(Text::Currency),
@@ -156,12 +133,12 @@ fn buffers(rows: &Rows) -> [Buffers; ARRAYS] {
         text(Text::MerchantId),
         text(Text::DeviceId),
         text(Text::IpAddress),
-        [null(), rows.address(&attributes.offsets), null()],
+        (array(rows.rows(), 0, 2, 1), [null(), rows.address(&attributes.offsets), null()]),
         number(Number::ArrivalNs),
         number(Number::DeadlineNs),
-        [null(); 3],
-        [null(), rows.address(&attributes.key_offsets), rows.address(&attributes.keys)],
-        [null(), rows.address(&attributes.values), null()],
+        (array(entries, 0, 1, 2), [null(); 3]),
+        (array(entries, 0, 3, 0), [null(), rows.address(&attributes.key_offsets), rows.address(&attributes.keys)]),
+        (array(entries, 0, 2, 0), [null(), rows.address(&attributes.values), null()]),
     ]
 }
 

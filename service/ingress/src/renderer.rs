@@ -31,17 +31,12 @@ fn score_result<'py>(
     Ok(PyBytes::new(py, &out))
 }
 
-/// An encoded ScoreBatchResponse with one entry; encodings of several concatenate.
+/// A ScoreBatchResponse of one encoded ScoreResult; encodings of several concatenate.
 #[pyfunction]
-fn score_batch_entry<'py>(
-    py: Python<'py>,
-    transaction_id: &str,
-    response: Option<&[u8]>,
-    error: Option<&[u8]>,
-) -> PyResult<Bound<'py, PyBytes>> {
+fn score_batch_entry<'py>(py: Python<'py>, result: &[u8]) -> Bound<'py, PyBytes> {
     let mut out = BytesMut::new();
-    batch_entry(transaction_id, end_of(response, error)?, &mut out);
-    Ok(PyBytes::new(py, &out))
+    batch_entry(result, &mut out);
+    PyBytes::new(py, &out)
 }
 
 fn end_of<'a>(response: Option<&'a [u8]>, error: Option<&'a [u8]>) -> PyResult<End<'a>> {

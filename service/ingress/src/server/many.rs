@@ -77,7 +77,7 @@ async fn all_results(results: &Results, respond: &mut SendResponse<Bytes>) -> Re
     let mut body = BytesMut::new();
     loop {
         for result in results.take_ready().map_err(|_| lost())? {
-            put_result(&result, &mut body);
+            answers::batch_entry(&result, &mut body);
         }
         if results.waiting() == 0 {
             return Ok(reply::framed(&body));
@@ -185,9 +185,4 @@ pub fn result(transaction_id: &str, end: End<'_>) -> Bytes {
     let mut body = BytesMut::with_capacity(answers::result_bytes(transaction_id, end));
     answers::result(transaction_id, end, &mut body);
     body.freeze()
-}
-
-/// Append one row's encoded ScoreResult to an encoded ScoreBatchResponse.
-fn put_result(result: &Bytes, body: &mut BytesMut) {
-    prost::encoding::bytes::encode(1, result, body);
 }
