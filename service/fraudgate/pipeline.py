@@ -137,7 +137,7 @@ class Pipeline:
         my_turn, self._turn = self._turn, asyncio.Event()
         done = self._turn
         refused: Refused = {}
-        decided = None
+        claims = gathered = decided = None
         try:
             rows = self._drop_dead(columns, refused, taken_up_ns)
             rows = self._validate(columns, rows, refused)
@@ -149,6 +149,10 @@ class Pipeline:
             if not my_turn.is_set():
                 await my_turn.wait()
             answers = self._answer(columns, claims, decided, refused, taken_up_ns)
+        except Exception:
+            if claims is not None and gathered is None:
+                self._release(claims)  # nothing was applied: a retry begins anew
+            raise
         finally:
             done.set()
         try:
@@ -214,12 +218,15 @@ class Pipeline:
             self._counters.count("fraudgate_store_failures_total")
             for row in claims.fresh:
                 self._refuse(refused, row, Status.INTERNAL, "internal")
-            if self.idempotency is not None:
-                self.idempotency.release(claims.fresh_slots)
+            self._release(claims)
             self._fail_twins(claims, refused)
             claims.fresh.clear()
             claims.fresh_slots.clear()
             return None
+
+    def _release(self, claims: Claims) -> None:
+        if self.idempotency is not None:
+            self.idempotency.release(claims.fresh_slots)
 
     @staticmethod
     def _fail_twins(claims: Claims, refused: Refused) -> None:
@@ -317,7 +324,9 @@ class Pipeline:
         if decided is not None:
             answers[claims.fresh] = decided
         if table is not None and claims.replays:
-            answers[claims.replays] = table.answers(claims.replay_slots)
+            replayed = table.answers(claims.replay_slots)
+            replayed["status"][replayed["decision"] == 0] = Status.INTERNAL  # the attempt they double came to nothing
+            answers[claims.replays] = replayed
         return answers
 
     def _record(self, decided: Answers | None, claims: Claims) -> None:

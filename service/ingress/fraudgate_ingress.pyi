@@ -130,6 +130,9 @@ def score_result(transaction_id: str, response: bytes | None, error: bytes | Non
 def score_batch_entry(result: bytes) -> bytes:
     """A ScoreBatchResponse of one encoded ScoreResult; encodings of several concatenate."""
 
+def panics() -> int:
+    """Panics of what Python called that became a RuntimeError, since the start."""
+
 @final
 class WindowKernel:
     """Applies batches to the arrays of a ``fraudgate.features.windows.Windows`` and reads their features, row by row.

@@ -490,6 +490,22 @@ def test_a_store_that_raises_without_idempotency() -> None:
     assert statuses(bench.score(*numbered(2))) == ["OK"] * 2
 
 
+def test_a_mistake_of_ours_before_apply_frees_the_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    monkeypatch.setattr(bench.counters, "count", failing)
+    odd = transaction(attributes={"x": 1.0})
+    with pytest.raises(OSError, match="a mistake of ours"):
+        bench.score(odd)
+    assert_no_trace(bench)
+    monkeypatch.undo()
+    again = bench.score(odd)
+    assert (statuses(again), again["replayed"].tolist()) == (["OK"], [False])
+
+
+def failing(*_: object) -> None:
+    raise OSError("a mistake of ours")
+
+
 # -- failures of the books ---------------------------------------------------------------------------------------------
 
 
@@ -573,6 +589,25 @@ def test_a_twin_of_an_unanswered_batch_gets_its_answer() -> None:
     assert payload(second[:1]) == payload(first[:1])
     assert second["replayed"].tolist() == [True, False, False]
     assert bench.store.applied == ["tx-0", "tx-1", "new"]
+
+
+def test_a_twin_of_a_batch_that_came_to_nothing_gets_no_decision(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    assert bench.idempotency is not None
+    monkeypatch.setattr(bench.idempotency, "store", failing)
+
+    async def main() -> Answers:
+        release = bench.inference.hold()
+        one = asyncio.create_task(bench.pipeline.score(batch_of(numbered(1), START_NS)))
+        two = asyncio.create_task(bench.pipeline.score(batch_of(numbered(1), START_NS)))
+        await asyncio.sleep(0.001)
+        release()
+        with pytest.raises(OSError, match="a mistake of ours"):
+            await one
+        return await two
+
+    answers = run(bench.clock, main())
+    assert (statuses(answers), answers["decision"].tolist(), answers["scored"].tolist()) == (["INTERNAL"], [0], [False])
 
 
 def test_a_batch_of_retries_only_waits_for_its_turn() -> None:

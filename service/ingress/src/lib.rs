@@ -14,6 +14,7 @@ pub mod digest;
 mod export;
 pub mod kernels;
 pub mod load;
+mod panics;
 pub mod renderer;
 pub mod rows;
 pub mod server;
@@ -30,5 +31,6 @@ fn fraudgate_ingress(module: &Bound<'_, PyModule>) -> PyResult<()> {
     kernels::register(module)?;
     server::register(module)?;
     load::register(module)?;
+    panics::register(module)?;
     Ok(())
 }
