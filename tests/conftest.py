@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import settings
 
+from fraudgate import claims
 from fraudgate.features import kernel
 
 settings.register_profile("fraudgate", derandomize=True, deadline=None, database=None)
@@ -11,9 +12,11 @@ settings.load_profile("fraudgate")
 
 @pytest.fixture(params=["reference", "kernel"])
 def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Runs a test with the feature store's Python code, and again with its native kernel where that is installed."""
+    """Runs a test with the Python code of the feature store and the idempotency table, and again with their native
+    kernels where those are installed."""
     if request.param == "reference":
         monkeypatch.setattr(kernel, "installed", lambda: None)
+        monkeypatch.setattr(claims, "installed", lambda: None)
     elif kernel.installed() is None:
         pytest.skip("the wheel fraudgate-ingress is not installed")
     return str(request.param)

@@ -15,13 +15,14 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import pyarrow as pa
 
+from fraudgate.claims import Claims
 from fraudgate.clock import Clock
 from fraudgate.errors import EngineFailed
 from fraudgate.features.schema import Attribute
 from fraudgate.features.store import FeatureStore, Gathered
 from fraudgate.guardrails.decision import Thresholds, decide, usable
 from fraudgate.guardrails.rules import RuleInputs, RuleSet
-from fraudgate.idempotency import Claims, IdempotencyTable, payload_digests
+from fraudgate.idempotency import IdempotencyTable
 from fraudgate.latency.recorder import Counters, Recorder
 from fraudgate.limits import BATCH_ROWS_MAX, BUDGET_NS
 from fraudgate.tensors import Slab
@@ -197,7 +198,7 @@ class Pipeline:
         if table is None or not rows:
             return Claims(rows, [], [], [], [])
         evicted_early = table.evicted_early
-        claims = table.claim(columns.transaction_id, payload_digests(columns, rows), rows, now_ns)
+        claims = table.claim_batch(columns, rows, now_ns)
         if table.evicted_early != evicted_early:
             self._counters.count("fraudgate_idempotency_evicted_early_total", table.evicted_early - evicted_early)
         for row in claims.conflicts:

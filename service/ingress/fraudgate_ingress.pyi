@@ -134,6 +134,46 @@ def panics() -> int:
     """Panics of what Python called that became a RuntimeError, since the start."""
 
 @final
+class ClaimKernel:
+    """``fraudgate.claims.ClaimRing`` over the same arrays; what that returns as ``Claims`` is a plain tuple here.
+
+    digests: uint64[slots, 2]; answers: the bytes of ANSWER_DTYPE[slots]. Raises ValueError unless 0 < entries_max <
+    slots < 2**32 and the arrays are contiguous and of so many slots.
+    """
+
+    def __new__(
+        cls,
+        entries_max: int,
+        lifetime_ns: int,
+        digests: npt.NDArray[np.uint64],
+        claimed_ns: npt.NDArray[np.int64],
+        answers: npt.NDArray[np.uint8],
+    ) -> ClaimKernel: ...
+    def __len__(self) -> int: ...
+    @property
+    def evicted_early(self) -> int: ...
+    def claim(
+        self, ids: Sequence[str], digests: Sequence[bytes], rows: Sequence[int], now_ns: int
+    ) -> tuple[list[int], list[int], list[int], list[int], list[int]]:
+        """ValueError for an id of more than 64 bytes, a digest of other than 16, or as many as there are not rows; then
+        nothing was claimed."""
+
+    def claim_batch(
+        self, columns: Columns, now_ns: int
+    ) -> tuple[list[int], list[int], list[int], list[int], list[int]]:
+        """Claim all rows, their ids and digests read where they are. ValueError as ``claim``."""
+
+    def release(self, slots: Sequence[int]) -> None:
+        """IndexError for a slot that there is not."""
+
+    def live(self) -> list[int]: ...
+    def ids(self, slots: Sequence[int]) -> list[str]:
+        """IndexError for a slot that there is not."""
+
+    def fill(self, ids: Sequence[str]) -> list[int]:
+        """ValueError for an id of more than 64 bytes; then nothing was taken."""
+
+@final
 class WindowKernel:
     """Applies batches to the arrays of a ``fraudgate.features.windows.Windows`` and reads their features, row by row.
 

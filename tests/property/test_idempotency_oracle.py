@@ -10,15 +10,20 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fraudgate.idempotency import Claims, IdempotencyTable
+from fraudgate import claims as ring
+from fraudgate.claims import ClaimRing, Claims
+from fraudgate.idempotency import IdempotencyTable
 from fraudgate.limits import BATCH_ROWS_MAX, BATCHES_IN_FLIGHT_MAX, QUEUE_ROWS_MAX
 from fraudgate.transaction import ANSWER_DTYPE
 
 ENTRIES_MAX = QUEUE_ROWS_MAX + 2 * BATCH_ROWS_MAX  # the least that the table takes
 LIFETIME_NS = 1_000
+NO_WHEEL = pytest.mark.skipif(ring.installed() is None, reason="the wheel fraudgate-ingress is not installed")
+both = pytest.mark.parametrize("native", [False, pytest.param(True, marks=NO_WHEEL)], ids=["reference", "kernel"])
 
 
 @dataclass(eq=False)
@@ -77,8 +82,9 @@ DIGESTS = (b"the same payload", b"another payload\0")
 class Pair:
     """The table and its oracle, in step."""
 
-    def __init__(self) -> None:
-        self.table = IdempotencyTable(ENTRIES_MAX, LIFETIME_NS)
+    def __init__(self, native: bool) -> None:
+        self.native = native
+        self.table = IdempotencyTable(ENTRIES_MAX, LIFETIME_NS, native)
         self.oracle = Oracle()
         self.now_ns = 0
         self.pending: deque[Pending] = deque()
@@ -146,7 +152,7 @@ class Pair:
             copy = Known(known.transaction_id, known.digest, moved_ns, known.answer)
             self.oracle.queue.append(copy)
             self.oracle.newest[copy.transaction_id] = copy
-        self.table = IdempotencyTable(ENTRIES_MAX, LIFETIME_NS)
+        self.table = IdempotencyTable(ENTRIES_MAX, LIFETIME_NS, self.native)
         self.table.load(ids, digests, ages_ns + down_ns, answers, loaded_ns)
         self.now_ns = loaded_ns
         self.pending.clear()
@@ -178,27 +184,31 @@ kinds = st.sampled_from(["claim", "claim", "claim", "claim new", "answer", "fail
 numbers = st.sampled_from([0, 1, 3, 31, 100, 999, 1_000, 1_001])
 
 
+@both
 @settings(max_examples=150)
-@given(st.sampled_from([0, 1_070, 1_100, 1_200]), st.lists(st.builds(Step, kinds, rows, numbers), max_size=25))
-def test_the_table_is_its_oracle(filled: int, steps: list[Step]) -> None:
-    pair = Pair()
+@given(
+    filled=st.sampled_from([0, 1_070, 1_100, 1_200]), steps=st.lists(st.builds(Step, kinds, rows, numbers), max_size=25)
+)
+def test_the_table_is_its_oracle(native: bool, filled: int, steps: list[Step]) -> None:
+    pair = Pair(native)
     pair.claim_new(filled)
     for step in steps:
         play(pair, step)
     pair.answer_all()
 
 
+@both
 @settings(max_examples=60)
 @given(
-    st.sampled_from([0, 1_200]),
-    st.lists(st.builds(Step, kinds, rows, numbers), max_size=10),
-    st.sampled_from([0, 1, 500, 999, 1_000]),
-    st.lists(st.builds(Step, kinds, rows, numbers), max_size=10),
+    filled=st.sampled_from([0, 1_200]),
+    before=st.lists(st.builds(Step, kinds, rows, numbers), max_size=10),
+    down_ns=st.sampled_from([0, 1, 500, 999, 1_000]),
+    after=st.lists(st.builds(Step, kinds, rows, numbers), max_size=10),
 )
 def test_a_restart_forgets_nothing_that_was_answered(
-    filled: int, before: list[Step], down_ns: int, after: list[Step]
+    native: bool, filled: int, before: list[Step], down_ns: int, after: list[Step]
 ) -> None:
-    pair = Pair()
+    pair = Pair(native)
     pair.claim_new(filled)
     for step in before:
         play(pair, step)
@@ -208,11 +218,17 @@ def test_a_restart_forgets_nothing_that_was_answered(
     pair.answer_all()
 
 
-class OneByOne(IdempotencyTable):
-    """The table without its short way for batches of new ids."""
+class OneByOne(ClaimRing):
+    """The ring without its short way for batches of new ids."""
 
     def _claim_new(self, ids: Sequence[str]) -> None:
         return None
+
+
+def one_by_one() -> IdempotencyTable:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ring, "ClaimRing", OneByOne)
+        return IdempotencyTable(ENTRIES_MAX, LIFETIME_NS, native=False)
 
 
 @settings(max_examples=100)
@@ -225,7 +241,7 @@ def test_batches_of_new_ids_are_claimed_as_one_by_one(
     filled: int, batches: list[tuple[list[tuple[str, bytes]], int]], new: int
 ) -> None:
     """Same rows, slots and memory: also where the ring is full, wraps or expires, and for rows between others."""
-    tables = IdempotencyTable(ENTRIES_MAX, LIFETIME_NS), OneByOne(ENTRIES_MAX, LIFETIME_NS)
+    tables = IdempotencyTable(ENTRIES_MAX, LIFETIME_NS, native=False), one_by_one()
     made = [[(f"n{start + i}", DIGESTS[0]) for i in range(min(32, filled - start))] for start in range(0, filled, 32)]
     now_ns = 0
     for batch, pause_ns in [*((each, 0) for each in made), *batches, ([(f"y{i}", DIGESTS[0]) for i in range(new)], 0)]:

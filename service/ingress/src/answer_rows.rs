@@ -6,10 +6,13 @@ use std::fmt;
 /// Bytes of one row.
 pub const ROW_BYTES: usize = 73;
 
+/// Where the decision of a row stands.
+pub const DECISION_AT: usize = 1;
+
 /// The name, the NumPy type and the offset of each field.
 const FIELDS: [(&str, &str, usize); 16] = [
     ("status", "|u1", 0),
-    ("decision", "|u1", 1),
+    ("decision", "|u1", DECISION_AT),
     ("fallback", "|u1", 2),
     ("scored", "|b1", 3),
     ("score", "<f4", 4),

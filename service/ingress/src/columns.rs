@@ -16,7 +16,7 @@ use crate::transaction::{Text, Transaction};
 /// The rows of one batch, opened column by column.
 #[pyclass(frozen, module = "fraudgate_ingress")]
 pub struct Columns {
-    rows: Rows,
+    pub(crate) rows: Rows,
     /// What Python was last given the address of.
     exported: Mutex<Option<Export>>,
     shape: [ffi::Py_ssize_t; 2],

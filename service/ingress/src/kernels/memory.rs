@@ -15,6 +15,23 @@ pub fn prefetch_row(cells: &[Cell<i64>], start: usize, length: usize) {
     prefetch(cells, start + length - 1);
 }
 
+/// Ask for huge pages behind a large slice: cold memory on small ones costs a miss of the TLB too. A hint. It must be
+/// fresh from the system: what was touched stays on small pages.
+#[cfg(target_os = "linux")]
+pub fn prefer_huge_pages<T>(slice: &[T]) {
+    const PAGE_BYTES: usize = 1 << 21;
+    let bytes = slice.as_ptr_range();
+    let (start, end) =
+        ((bytes.start as usize).next_multiple_of(PAGE_BYTES), bytes.end as usize / PAGE_BYTES * PAGE_BYTES);
+    if start < end {
+        // SAFETY: the whole pages within the slice; the advice changes neither what they hold nor who may use them.
+        unsafe { libc::madvise(start as *mut _, end - start, libc::MADV_HUGEPAGE) };
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub fn prefer_huge_pages<T>(_slice: &[T]) {}
+
 #[cfg(target_arch = "x86_64")]
 fn fetch(address: *const i8) {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};

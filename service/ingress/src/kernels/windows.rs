@@ -3,16 +3,15 @@
 //! First everything that may fail or call Python: look the series up, check every index that comes from outside, have room
 //! made where a slot could get full. Then `Batch::run`, which does neither, so no batch is ever applied in part.
 
-use std::cell::Cell;
-
-use pyo3::buffer::{Element, PyBuffer, ReadOnlyCell};
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::buffer::PyBuffer;
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
 use super::arena::{ABSENT, Arena, LINE_ITEMS};
 use super::batch::Batch;
+use super::buffers::{readable, require, writable};
 use super::ids::Ids;
 use super::program::Program;
 
@@ -191,18 +190,6 @@ fn check(batch: &Batch<'_>, program: &Program) -> PyResult<()> {
     require(batch.fallback.len() == rows, "fallback must be [rows]")
 }
 
-fn readable<'a, T: Element>(py: Python<'a>, buffer: &'a PyBuffer<T>) -> PyResult<&'a [ReadOnlyCell<T>]> {
-    buffer.as_slice(py).ok_or_else(|| PyValueError::new_err("an array is not contiguous"))
-}
-
-fn writable<'a, T: Element>(py: Python<'a>, buffer: &'a PyBuffer<T>) -> PyResult<&'a [Cell<T>]> {
-    buffer.as_mut_slice(py).ok_or_else(|| PyValueError::new_err("an array is read-only or not contiguous"))
-}
-
 fn no_slot(series: usize) -> PyErr {
     PyRuntimeError::new_err(format!("series {series} has no slot"))
-}
-
-fn require(held: bool, what: &'static str) -> PyResult<()> {
-    if held { Ok(()) } else { Err(PyValueError::new_err(what)) }
 }

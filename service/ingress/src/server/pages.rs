@@ -100,6 +100,19 @@ unsafe impl GlobalAlloc for Pages {
         }
     }
 
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        let Some(pool) = self.pool(layout) else {
+            // SAFETY: the caller's promise. Large blocks are not touched: the system maps zeros.
+            return unsafe { System.alloc_zeroed(layout) };
+        };
+        let block = pool.take();
+        if !block.is_null() {
+            // SAFETY: a block of the pool has so many bytes, and is the caller's from here on.
+            unsafe { block.write_bytes(0, layout.size()) };
+        }
+        block
+    }
+
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         match (self.pool(layout), NonNull::new(block)) {
             // SAFETY: a block of this layout came from this pool.
