@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fraudgate.claims import Claims
 from fraudgate.frontend.codec import request_columns
-from fraudgate.frontend.native_door import opened
+from fraudgate.frontend.native_columns import NativeColumns
 from fraudgate.idempotency import IdempotencyTable
 from fraudgate.limits import BATCH_ROWS_MAX, BATCHES_IN_FLIGHT_MAX, ID_BYTES_MAX, QUEUE_ROWS_MAX
 from fraudgate.transaction import ANSWER_DTYPE, Answers, Columns
@@ -40,7 +40,7 @@ def native_batch(rows: list[Row]) -> Columns:
     """The rows as the native front end hands them over."""
     made = [transaction(transaction_id=row.transaction_id, amount_minor=row.amount_minor) for row in rows]
     decoded, _ = native.decode_batch(scoring_pb2.ScoreBatchRequest(transactions=made).SerializeToString())
-    return opened(native.Columns(decoded, [0] * len(rows), [0] * len(rows)))
+    return NativeColumns(native.Columns(decoded, [0] * len(rows), [0] * len(rows)))
 
 
 def python_batch(rows: list[Row]) -> Columns:
