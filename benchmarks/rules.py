@@ -12,7 +12,8 @@ from time import process_time_ns
 import numpy as np
 
 from fraudgate.features.schema import FeatureSchema
-from fraudgate.guardrails.decision import Thresholds, decide, usable
+from fraudgate.guardrails.cel import Environment
+from fraudgate.guardrails.decision import Thresholds, decide, score_marks, usable
 from fraudgate.guardrails.rules import DEFAULT_RULES, RuleInputs, RuleSet
 from fraudgate.limits import BATCH_ROWS_MAX
 from fraudgate.transaction import ENTITIES, Float64
@@ -26,13 +27,13 @@ def quiet_batch() -> RuleInputs:
     """A usual batch: no rule fires, so what follows the first && is hardly looked at."""
     random = np.random.default_rng(SEED)
     rows = BATCH_ROWS_MAX
+    texts = {name: [f"{name}-{row}" for row in range(rows)] for name in ENTITIES} | {"currency": ["EUR"] * rows}
     return RuleInputs(
         rows=rows,
-        score=random.uniform(0.0, 0.2, rows),
-        scored=np.ones(rows, np.bool_),
+        score=random.uniform(0.0, 0.2, rows).astype(np.float32),
+        scored=None,
         amount_minor=random.integers(100, 20_000, rows),
-        currency=["EUR"] * rows,
-        ids={name: [f"{name}-{row}" for row in range(rows)] for name in ENTITIES},
+        texts=texts.__getitem__,
         features=_features(random, amount=50.0, risk=0.0, night=0.0),
         attributes=None,
     )
@@ -42,7 +43,7 @@ def loud_batch() -> RuleInputs:
     """The costly case: every rule is looked at to its end and fires, and every row has an attribute."""
     random = np.random.default_rng(SEED)
     batch = quiet_batch()
-    batch.score = random.uniform(0.0, 1.0, batch.rows)
+    batch.score = random.uniform(0.0, 1.0, batch.rows).astype(np.float32)
     batch.amount_minor = random.integers(100, 30_000, batch.rows)
     batch.score[0], batch.amount_minor[0] = 0.3, 1_000  # the one row that the allow rule takes
     batch.features = _features(random, amount=500.0, risk=1.0, night=1.0)
@@ -67,19 +68,22 @@ def measure(batches: int = 5_000, repeats: int = 5) -> dict[str, float]:
     quiet, loud = quiet_batch(), loud_batch()
     scores = np.linspace(0.0, 1.0, BATCH_ROWS_MAX, dtype=np.float32)
     figures = {"rules_load_cpu_ms": best(lambda: RuleSet.load(DEFAULT_RULES, NAMES), max(batches // 1_000, 1)) / 1_000}
-    for rule, condition in zip(ruleset.rules, ruleset.conditions, strict=True):
-        name = rule.id.replace("-", "_")
+    environment = Environment(NAMES)
+    for rule in ruleset.rules:
+        name, condition = rule.id.replace("-", "_"), environment.condition(rule.when).run
         figures[f"rule_{name}_cpu_us_per_batch"] = best(partial(condition, quiet))
         figures[f"rule_{name}_loud_cpu_us_per_batch"] = best(partial(condition, loud))
     figures["rules_cpu_us_per_batch"] = best(lambda: _guard(ruleset, quiet))
     figures["rules_loud_cpu_us_per_batch"] = best(lambda: _guard(ruleset, loud))
     figures["rules_cpu_us_per_decision"] = figures["rules_cpu_us_per_batch"] / BATCH_ROWS_MAX
-    figures["usable_cpu_us_per_batch"] = best(lambda: usable(scores))
+    figures["usable_cpu_us_per_batch"] = best(lambda: usable(THRESHOLDS.levels(scores)))
     return {name: round(value, 3) for name, value in figures.items()}
 
 
 def _guard(ruleset: RuleSet, batch: RuleInputs) -> None:
-    decide(ruleset, ruleset.evaluate(batch), batch.score, batch.scored, THRESHOLDS)
+    level = THRESHOLDS.levels(batch.score.astype(np.float32, copy=False))
+    bits = score_marks(level)
+    decide(ruleset, bits, ruleset.fire(batch, bits), level)
 
 
 def _cpu_us(call: Callable[[], object], calls: int) -> float:

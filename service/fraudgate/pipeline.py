@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -20,7 +21,7 @@ from fraudgate.clock import Clock
 from fraudgate.errors import EngineFailed
 from fraudgate.features.schema import Attribute
 from fraudgate.features.store import FeatureStore, Gathered
-from fraudgate.guardrails.decision import Thresholds, decide, usable
+from fraudgate.guardrails.decision import Thresholds, decide, score_marks, usable
 from fraudgate.guardrails.rules import RuleInputs, RuleSet
 from fraudgate.idempotency import IdempotencyTable
 from fraudgate.latency.recorder import Counters, Recorder
@@ -35,6 +36,7 @@ from fraudgate.transaction import (
     Fallback,
     Float32,
     Float64,
+    Int64,
     Mark,
     Status,
     UInt8,
@@ -278,8 +280,9 @@ class Pipeline:
             finally:
                 self._free_slots.append(slot)
             inferred_ns = self._clock()
-            scored = usable(score)
-            decision, bits = self._judge(live, columns, fresh, gathered, score, scored)
+            level = live.thresholds.levels(score)
+            scored = usable(level)
+            decision, bits = self._judge(live, _rule_inputs(columns, fresh, gathered, score, scored), level)
         decided = decided_rows(rows, live.edition, taken_up_ns, gathered_ns, inferred_ns, self._clock())
         decided["decision"], decided["rules"] = decision, bits
         if scored is None:
@@ -296,17 +299,15 @@ class Pipeline:
             self._counters.count("fraudgate_engine_failures_total")
             return np.full(rows, np.nan, np.float32)
 
-    def _judge(
-        self, live: Live, columns: Columns, fresh: list[int], gathered: Gathered, score: Float32, scored: Bool | None
-    ) -> tuple[UInt8, UInt64]:
-        inputs = _rule_inputs(columns, fresh, gathered, score, scored)
+    def _judge(self, live: Live, inputs: RuleInputs, level: Int64) -> tuple[UInt8, UInt64]:
+        bits = score_marks(level)
         try:
-            bits = live.rules.evaluate(inputs)
+            union = live.rules.fire(inputs, bits)
         except Exception:  # applied events must get decisions: a failing rule set lifts every row to REVIEW, counted
-            bits = np.full(len(fresh), 1 << Mark.RULE_ERROR, np.uint64)
-        if np.count_nonzero(bits) and (errors := np.count_nonzero(bits & _RULE_ERROR)):
-            self._counters.count("fraudgate_rule_errors_total", int(errors))
-        return decide(live.rules, bits, inputs.score, scored, live.thresholds)
+            bits, union = score_marks(level) | _RULE_ERROR, int(_RULE_ERROR)
+        if union >> Mark.RULE_ERROR:
+            self._counters.count("fraudgate_rule_errors_total", int(np.count_nonzero(bits & _RULE_ERROR)))
+        return decide(live.rules, bits, union, level), bits
 
     def _answer(
         self, columns: Columns, claims: Claims, decided: Answers | None, refused: Refused, taken_up_ns: int
@@ -367,15 +368,20 @@ def _rule_inputs(
     """The fresh rows as the rules see them; an unusable score is NaN."""
     whole = len(fresh) == columns.rows
     return RuleInputs(
-        rows=len(fresh),
-        score=(score if scored is None else np.where(scored, score, np.nan)).astype(np.float64),
-        scored=scored,
-        amount_minor=columns.amount_minor if whole else columns.amount_minor[fresh],
-        currency=columns.currency if whole else _pick(columns.currency, fresh),
-        ids=columns.ids if whole else {name: _pick(column, fresh) for name, column in columns.ids.items()},
-        features=gathered.values,
-        attributes=columns.attributes if whole or columns.attributes is None else _pick(columns.attributes, fresh),
+        len(fresh),
+        score if scored is None else np.where(scored, score, np.nan),
+        scored,
+        columns.amount_minor if whole else columns.amount_minor[fresh],
+        partial(_texts, columns, fresh),
+        gathered.values,
+        columns.attributes if whole or columns.attributes is None else _pick(columns.attributes, fresh),
     )
+
+
+def _texts(columns: Columns, fresh: list[int], name: str) -> list[Any]:
+    """The fresh rows' strings of ``currency`` or of an id."""
+    column = columns.currency if name == "currency" else columns.ids[name]
+    return column if len(fresh) == columns.rows else _pick(column, fresh)
 
 
 def _pick(column: list[Any], rows: list[int]) -> list[Any]:

@@ -103,7 +103,7 @@ async def test_a_bug_in_the_engine_is_a_review_and_not_an_error(models: Path) ->
 async def test_a_bug_in_the_rules_is_a_review(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with serve(models) as server:
         with monkeypatch.context() as broken:
-            broken.setattr(type(server.service.parts.rules), "evaluate", lambda rules, inputs: 1 / 0)
+            broken.setattr(type(server.service.parts.rules), "fire", lambda rules, inputs, bits: 1 / 0)
             response = (await server.score(request("unruly"))).response
         assert response.decision == pb.REVIEW
         assert "RULE_ERROR" in [reason.code for reason in response.reasons]

@@ -123,14 +123,13 @@ def bool_expressions(draw: st.DrawFn, part: Any) -> str:
 
 
 def columns(rows: list[Row]) -> RuleInputs:
-    attributes = [row.attributes for row in rows]
+    attributes, currency = [row.attributes for row in rows], {"currency": [row.currency for row in rows]}
     return RuleInputs(
         rows=len(rows),
         score=np.array([math.nan if row.score is None else row.score for row in rows]),
         scored=np.array([row.score is not None for row in rows]),
         amount_minor=np.array([row.amount_minor for row in rows], np.int64),
-        currency=[row.currency for row in rows],
-        ids={name: [row.ids[name] for row in rows] for name in ENTITIES},
+        texts=({name: [row.ids[name] for row in rows] for name in ENTITIES} | currency).__getitem__,
         features=np.array([row.features for row in rows]),
         attributes=attributes if any(attributes) else None,
     )

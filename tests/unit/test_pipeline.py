@@ -416,7 +416,7 @@ def test_a_rule_that_fails_on_a_row_lifts_that_row() -> None:
 
 def test_rules_that_raise_lift_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(FakeInference([0.1, 0.6, 0.95]))
-    monkeypatch.setattr(type(bench.rules), "evaluate", raising(ZeroDivisionError("rules")))
+    monkeypatch.setattr(type(bench.rules), "fire", raising(ZeroDivisionError("rules")))
     answers = bench.score(*numbered(3))
     assert statuses(answers) == ["OK"] * 3
     assert answers["decision"].tolist() == [REVIEW, REVIEW, DECLINE]

@@ -14,7 +14,7 @@ from benchmarks.rules import NAMES as NAMES_OF_BENCHMARK
 from benchmarks.rules import loud_batch, measure, quiet_batch
 from fraudgate.errors import ConfigError, RuleError, SnapshotError
 from fraudgate.features.schema import FeatureSchema
-from fraudgate.guardrails.decision import Thresholds, decide, usable
+from fraudgate.guardrails.decision import UNSCORED, Thresholds, decide, score_marks, usable
 from fraudgate.guardrails.reasons import RuleTexts
 from fraudgate.guardrails.rules import DEFAULT_RULES, RuleInputs, RuleSet
 from fraudgate.transaction import ENTITIES, RULES_MAX, Decision, Mark
@@ -76,14 +76,14 @@ def inputs(**columns: object) -> RuleInputs:
     """One row or several, of a quiet payment, with some columns given."""
     rows = max(len(column) for column in columns.values() if hasattr(column, "__len__"))  # type: ignore[arg-type]
     score = np.asarray(columns.get("score", np.full(rows, 0.1)), np.float64)
-    ids = {name: columns.get(name, [None] * rows) for name in ENTITIES}
+    texts = {name: columns.get(name, [None] * rows) for name in ENTITIES} | {"currency": ["EUR"] * rows}
+    texts["currency"] = columns.get("currency", texts["currency"])
     return RuleInputs(
         rows=rows,
         score=score,
         scored=~np.isnan(score),
         amount_minor=np.asarray(columns.get("amount_minor", np.full(rows, 1_000)), np.int64),
-        currency=list(columns.get("currency", ["EUR"] * rows)),  # type: ignore[call-overload]
-        ids=ids,  # type: ignore[arg-type]
+        texts=texts.__getitem__,  # type: ignore[arg-type]
         features=np.asarray(columns.get("features", np.zeros((rows, len(NAMES))))),
         attributes=columns.get("attributes"),  # type: ignore[arg-type]
     )
@@ -91,7 +91,9 @@ def inputs(**columns: object) -> RuleInputs:
 
 def decided(ruleset: RuleSet, batch: RuleInputs) -> list[tuple[str, list[str]]]:
     """(decision, the fired rules' ids and the marks' codes) of each row."""
-    decisions, bits = decide(ruleset, ruleset.evaluate(batch), batch.score, batch.scored, THRESHOLDS)
+    level = THRESHOLDS.levels(batch.score.astype(np.float32))
+    bits = score_marks(level)
+    decisions = decide(ruleset, bits, ruleset.fire(batch, bits), level)
     answers = []
     for decision, word in zip(decisions.tolist(), bits.tolist(), strict=True):
         marks = [mark.name for mark in Mark if word >> mark & 1]
@@ -200,24 +202,30 @@ def test_the_last_bit_is_the_last_rule() -> None:
 
 def test_usable_scores() -> None:
     scores = np.array([0.0, 1.0, 0.5, -0.0, 1e-45, -1e-7, 1.0000001, np.nan, np.inf, -np.inf], np.float32)
-    found = usable(scores)
+    found = usable(THRESHOLDS.levels(scores))
     assert found is not None
     assert found.tolist() == [True] * 5 + [False] * 5
-    assert usable(scores[:5]) is None
-    assert usable(scores[[0, 1, 2, 4]]) is None, "the common case: no negative zero"
-    assert all(usable(scores[i : i + 1]) is not None for i in range(5, 10))
+    assert usable(THRESHOLDS.levels(scores[:5])) is None
+    assert usable(THRESHOLDS.levels(scores[[0, 1, 2, 4]])) is None, "the common case: no negative zero"
+    assert all(usable(THRESHOLDS.levels(scores[i : i + 1])) is not None for i in range(5, 10))
 
 
-def test_a_score_of_an_unscored_row_is_not_read() -> None:
-    decisions, bits = decide(policy(POLICY), np.zeros(1, np.uint64), np.ones(1), np.zeros(1, np.bool_), THRESHOLDS)
-    assert (decisions.tolist(), bits.tolist()) == ([Decision.REVIEW], [1 << Mark.RULES_ONLY])
+def test_an_unscored_row_goes_to_a_person() -> None:
+    level = np.array([UNSCORED])
+    assert score_marks(level).tolist() == [1 << Mark.RULES_ONLY]
+    assert decide(policy(POLICY), score_marks(level), 0, level).tolist() == [Decision.REVIEW]
 
 
 def test_decide_leaves_its_inputs_alone() -> None:
-    bits, score = np.array([1], np.uint64), np.array([np.nan])
-    decide(policy(POLICY), bits, score, np.array([False]), THRESHOLDS)
-    assert bits.tolist() == [1]
-    assert np.isnan(score).all()
+    bits, level = np.array([1], np.uint64), np.array([UNSCORED])
+    decide(policy(POLICY), bits, 1, level)
+    assert (bits.tolist(), level.tolist()) == ([1], [UNSCORED])
+
+
+def test_marks_are_new_for_every_batch() -> None:
+    score_marks(np.array([0, 1, 2, UNSCORED]))[:] = 0
+    expected = [0, 1 << Mark.SCORE_REVIEW, 1 << Mark.SCORE_DECLINE, 1 << Mark.RULES_ONLY]
+    assert score_marks(np.array([0, 1, 2, UNSCORED])).tolist() == expected
 
 
 @pytest.mark.parametrize(("review", "decline"), [(0.9, 0.8), (-0.1, 0.5), (np.nan, 0.5), (0.1, np.nan), (0.1, np.inf)])

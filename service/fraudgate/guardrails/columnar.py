@@ -1,6 +1,6 @@
 """Compiles a condition's tree to a function over columns, once, when the rules are loaded."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,10 +21,12 @@ from fraudgate.guardrails.inputs import (
     string_reader,
     text_reader,
 )
-from fraudgate.guardrails.kernels import Result, either
+from fraudgate.guardrails.kernels import ALWAYS, NEVER, Result, either
 from fraudgate.guardrails.syntax import Attribute, Call, CelError, Literal, Membership, Node, Variable, written
 
 Run = Callable[[RuleInputs], Result]
+Code = tuple[Any, ...]
+"""A Python expression over ``features`` and ``amount_minor``: text, and constants of shape () between its pieces."""
 
 _DTYPES = {"bool": np.bool_, "int": np.int64, "double": np.float64, "string": np.object_}
 _COMPARISONS = {
@@ -42,7 +44,9 @@ _INT = {
     "_*_": kernels.int_multiply,
     "_/_": kernels.int_divide,
 }
-_NOTHING = RuleInputs(0, np.empty(0), np.empty(0, np.bool_), np.empty(0, np.int64), [], {}, np.empty((0, 0)), None)
+_NOTHING = RuleInputs(
+    0, np.empty(0), np.empty(0, np.bool_), np.empty(0, np.int64), lambda _: [], np.empty((0, 0)), None
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,8 @@ class Column:
     run: Run
     constant: Result | None = None  # what ``run`` always gives
     texts: Texts | None = None  # of a string variable: its raw values, cheaper than an array
+    code: Code | None = None  # what ``run`` gives, where no row can fail and it is made of columns of numbers only
+    parts: "tuple[Column, Column] | None" = None  # of a conjunction: its first operand, and the others
 
     @property
     def sure(self) -> bool:
@@ -90,18 +96,21 @@ def _variable(name: str, features: Mapping[str, int]) -> Column:
     if name == "score":
         return Column("double", read_score)
     if name == "amount_minor":
-        return Column("int", read_amount_minor)
+        return Column("int", read_amount_minor, code=("amount_minor",))
     if name in FIELD_TYPES:
         return Column("string", string_reader(name), texts=text_reader(name))
-    return Column("double", feature_reader(features[name.removeprefix(FEATURES + ".")]))
+    index = features[name.removeprefix(FEATURES + ".")]
+    return Column("double", feature_reader(index), code=(f"features[:, {index}]",))
 
 
 def _call(node: Call, operands: list[Column]) -> Column:
     kind = operands[-1].type
     if node.operator in _COMPARISONS:
-        return Column("bool", _comparison(node.operator, *operands))
+        return Column("bool", _comparison(node.operator, *operands), code=_joined(written(node.operator), operands))
     if node.operator == "_&&_":
-        return Column("bool", _conjunction(*operands))
+        first, *others = operands
+        following = Column("bool", _conjunction(*others), code=_joined("&", others))
+        return Column("bool", _conjunction(*operands), parts=(first, following))
     if node.operator == "_||_":
         return Column("bool", _disjunction(*operands))
     if node.operator == "!_":
@@ -113,12 +122,24 @@ def _call(node: Call, operands: list[Column]) -> Column:
     if node.operator == "-_":
         return Column(kind, _negation(operands[0]))
     if kind == "double":
-        return Column(kind, _double_arithmetic(_DOUBLE[node.operator], *operands))
+        run = _double_arithmetic(_DOUBLE[node.operator], *operands)
+        return Column(kind, run, code=_joined(written(node.operator), operands))
     return Column(kind, _int_arithmetic(_INT[node.operator], *operands))
 
 
+def _joined(operator: str, operands: Sequence[Column]) -> Code | None:
+    """The operator between its operands' code; NumPy's operators do what its functions of those names do."""
+    pieces: list[Any] = ["("]
+    for operand in operands:
+        if operand.code is None:
+            return None
+        pieces += [f" {operator} ", *operand.code] if len(pieces) > 1 else operand.code
+    return (*pieces, ")")
+
+
 def _constant(kind: str, result: Result) -> Column:
-    return Column(kind, lambda _: result, result)
+    code = (result[0],) if kind in ("int", "double") and result[1] is None else None
+    return Column(kind, lambda _: result, result, code=code)
 
 
 def _folded(column: Column, operands: list[Column]) -> Column:
@@ -145,8 +166,8 @@ def _conjunction(*operands: Column) -> Run:
         result = first(inputs)
         for other in others:
             values, failed = result
-            if failed is None and not np.count_nonzero(values):
-                break
+            if result is NEVER or (failed is None and 1 not in values.tobytes()):
+                return NEVER
             result = kernels.logical_and(result, other(inputs))
         return result
 
@@ -260,8 +281,8 @@ def _value(constant: Column) -> tuple[Any, ...]:
 def _among(column: Column, allowed: frozenset[Any], negated: bool = False) -> Run:
     """Whether the column's value is one of ``allowed``."""
     if column.texts is not None:
-        holds = (allowed | {None} if "" in allowed else allowed).__contains__  # an absent id reads as ""
-        return partial(_texts_among, column.texts, holds, negated)
+        raw = allowed | {None} if "" in allowed else allowed  # an absent id reads as ""
+        return partial(_texts_among, column.texts, raw, negated)
     read, holds = column.run, allowed.__contains__
 
     def run(inputs: RuleInputs) -> Result:
@@ -272,6 +293,12 @@ def _among(column: Column, allowed: frozenset[Any], negated: bool = False) -> Ru
     return run
 
 
-def _texts_among(texts: Texts, holds: Callable[[Any], bool], negated: bool, inputs: RuleInputs) -> Result:
-    found = np.fromiter(map(holds, texts(inputs)), np.bool_, inputs.rows)
+def _texts_among(texts: Texts, allowed: frozenset[Any], negated: bool, inputs: RuleInputs) -> Result:
+    column = texts(inputs)
+    distinct = set(column)
+    if distinct <= allowed:
+        return NEVER if negated else ALWAYS
+    if distinct.isdisjoint(allowed):
+        return ALWAYS if negated else NEVER
+    found = np.fromiter(map(allowed.__contains__, column), np.bool_, inputs.rows)
     return ~found if negated else found, None

@@ -11,16 +11,28 @@ Then a row on which a rule failed is lifted to at least REVIEW: a blocked one st
 reviewed.
 """
 
-from dataclasses import dataclass
-from functools import reduce
+from dataclasses import dataclass, field
 from math import isfinite
-from operator import or_
 
 import numpy as np
+import numpy.typing as npt
 
 from fraudgate.errors import ConfigError
 from fraudgate.guardrails.rules import RuleSet
-from fraudgate.transaction import Bool, Decision, Float32, Float64, Mark, UInt8, UInt64
+from fraudgate.transaction import Bool, Decision, Float32, Int64, Mark, UInt8, UInt64
+
+_UINT32 = np.dtype(np.uint32)
+_AFTER_ONE: np.float32 = np.nextafter(np.float32(1.0), np.float32(2.0))
+
+UNSCORED = 3
+"""The level of a row without a usable score. The others: 0 under both thresholds, 1 for review, 2 for decline."""
+
+# By level. Decision values are in the order of the first three.
+assert [Decision.APPROVE, Decision.REVIEW, Decision.DECLINE] == [1, 2, 3]
+_DECISIONS = np.array([1, 2, 3, Decision.REVIEW], np.uint8)
+_MARKS = np.array([0, *(1 << mark for mark in (Mark.SCORE_REVIEW, Mark.SCORE_DECLINE, Mark.RULES_ONLY))], np.uint64)
+_ERROR = 1 << Mark.RULE_ERROR
+_BY_PRECEDENCE = (("review", int(Decision.REVIEW)), ("allow", int(Decision.APPROVE)), ("block", int(Decision.DECLINE)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,63 +41,62 @@ class Thresholds:
 
     review: float
     decline: float
+    _edges: npt.NDArray[np.uint32] = field(init=False, repr=False, compare=False)
+    """The least float32 of each level from 1, in the order of floats that are read as integers."""
 
     def __post_init__(self) -> None:
         if not (isfinite(self.decline) and 0 <= self.review <= self.decline):
             raise ConfigError(f"thresholds must hold 0 <= review <= decline: {self.review}, {self.decline}")
+        edges = [*map(_least_float32, (self.review, self.decline)), _AFTER_ONE]
+        object.__setattr__(self, "_edges", np.array(edges, np.float32).view(_UINT32))
+
+    def levels(self, score: Float32) -> Int64:
+        """What each score asks for; UNSCORED where it is not finite and in [0, 1]. Int64[n]."""
+        # Read as integers, floats from 0 to 1 come first: NaN, infinity, and all that is negative or over 1 come after.
+        level: Int64 = self._edges.searchsorted(score.view(_UINT32), "right")
+        if UNSCORED in level.tobytes():  # it may be a negative zero, to which adding 0 gives the other sign
+            level = self._edges.searchsorted((score + np.float32(0.0)).view(_UINT32), "right")
+        return level
 
 
-_UINT8, _UINT32 = np.dtype(np.uint8), np.dtype(np.uint32)
-
-# By level: 0 under both thresholds, 1 for review, 2 for decline. Decision values are in that order.
-assert [Decision.APPROVE, Decision.REVIEW, Decision.DECLINE] == [1, 2, 3]
-_LEVEL_MARK = np.array([0, 1 << Mark.SCORE_REVIEW, 1 << Mark.SCORE_DECLINE], np.uint64)
-_RULES_ONLY = np.array(1 << Mark.RULES_ONLY, np.uint64)
-_ERROR = 1 << Mark.RULE_ERROR
-_ONE = np.array(1, _UINT8)
-_BY_PRECEDENCE = (("review", int(Decision.REVIEW)), ("allow", int(Decision.APPROVE)), ("block", int(Decision.DECLINE)))
-_SCORE_ONE = int(np.float32(1.0).view(_UINT32))
+def _least_float32(threshold: float) -> np.float32:
+    """The least float32 that is not under the threshold, and of those over 1 the first."""
+    if threshold > 1.0:
+        return _AFTER_ONE
+    near = np.float32(threshold + 0.0)  # not a negative zero
+    after: np.float32 = np.nextafter(near, _AFTER_ONE)
+    return near if float(near) >= threshold else after
 
 
-def usable(score: Float32) -> Bool | None:
-    """Which scores may decide: finite and in [0, 1]. Bool[n], or None where all may."""
-    # Read as integers, floats from 0 to 1 come first: NaN, infinity, and all that is negative or over 1 come after.
-    if max(score.view(_UINT32).tolist()) <= _SCORE_ONE:
-        return None
-    found: Bool = (score >= 0.0) & (score <= 1.0)
-    return None if found.all() else found
+def usable(level: Int64) -> Bool | None:
+    """Which rows of these levels have a score that may decide. Bool[n], or None where all may."""
+    return level != UNSCORED if UNSCORED in level.tobytes() else None
 
 
-def decide(
-    ruleset: RuleSet, bits: UInt64, score: Float64, scored: Bool | None, thresholds: Thresholds
-) -> tuple[UInt8, UInt64]:
-    """Decision values (UInt8[n]), and the bits with the marks of the score added (UInt64[n]; no copy without marks).
+def score_marks(level: Int64) -> UInt64:
+    """The marks of rows of these levels, a new UInt64[n] for rules to add their bits to.
 
     A score marks its row SCORE_DECLINE or SCORE_REVIEW, the higher that it reaches, whoever decides; a row without a
-    score is marked RULES_ONLY. ``scored`` is None where every row has a score.
+    score is marked RULES_ONLY.
     """
-    level, marked = (score >= thresholds.review).view(_UINT8), bits
-    if np.count_nonzero(level):
-        level = level + (score >= thresholds.decline).view(_UINT8)
-        if scored is not None:
-            level *= scored
-        marked = bits | _LEVEL_MARK.take(level)
-    decisions: UInt8 = level + _ONE
-    if scored is not None:
-        decisions[~scored] = Decision.REVIEW
-        marked = marked | ~scored * _RULES_ONLY
-    if np.count_nonzero(bits):
-        _apply_rules(ruleset, bits, decisions)
-    return decisions, marked
+    marks: UInt64 = _MARKS[level]
+    return marks
 
 
-def _apply_rules(ruleset: RuleSet, bits: UInt64, decisions: UInt8) -> None:
+def decide(ruleset: RuleSet, bits: UInt64, union: int, level: Int64) -> UInt8:
+    """Decision values, UInt8[n]. ``union``: which rules fired on any row, and whether one failed, as bits."""
+    decisions: UInt8 = _DECISIONS[level]
+    if union:
+        _apply_rules(ruleset, bits, union, decisions)
+    return decisions
+
+
+def _apply_rules(ruleset: RuleSet, bits: UInt64, union: int, decisions: UInt8) -> None:
     """Overwrite decisions, the weaker action first, so that the stronger one stands."""
-    present = reduce(or_, set(bits.tolist()))
     for action, decision in _BY_PRECEDENCE:
         mask = ruleset.masks[action]
-        if present & mask.bits:
-            decisions[(bits & mask.array).astype(np.bool_)] = decision
-    if present & _ERROR:
+        if union & mask.bits:
+            np.putmask(decisions, (bits & mask.array).astype(np.bool_), decision)
+    if union & _ERROR:
         failed = (bits & np.uint64(_ERROR)).astype(np.bool_)
         np.maximum(decisions, np.uint8(Decision.REVIEW), out=decisions, where=failed)

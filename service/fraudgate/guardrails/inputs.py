@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from fraudgate.guardrails.kernels import Result
-from fraudgate.transaction import ENTITIES, Bool, Float64, Int64
+from fraudgate.guardrails.kernels import NEVER, Result
+from fraudgate.transaction import ENTITIES, Bool, Float32, Float64, Int64
 
 FEATURES = "features"
 ATTRIBUTES = "attributes"
@@ -20,25 +20,22 @@ class RuleInputs:
     """One batch as rules see it; every column has ``rows`` rows."""
 
     rows: int
-    score: Float64  # NaN where absent
+    score: Float32 | Float64  # NaN where absent
     scored: Bool | None  # False: the row has no score, and reading it is an error; None: every row has one
     amount_minor: Int64
-    currency: list[str]
-    ids: dict[str, list[str | None]]  # by name of ENTITIES; None reads as ""
+    texts: Callable[[str], list[Any]]  # the strings of "currency" or of an id, by name; None reads as ""
     features: Float64  # [rows, F], in the schema's order
     attributes: list[dict[str, float]] | None  # None: no row has any
 
 
-# Of shape (), as constants are: what attributes are to a batch that has none.
-_ALL_ABSENT: Result = (np.array(0.0), np.array(True))
-_NONE_PRESENT: Result = (np.array(False), None)
+_ALL_ABSENT: Result = (np.array(0.0), np.array(True))  # of shape (), as constants are
 
 Texts = Callable[[RuleInputs], list[Any]]
 
 
 def read_score(inputs: RuleInputs) -> Result:
     """The score; an error on rows that have none."""
-    return inputs.score, None if inputs.scored is None else ~inputs.scored
+    return inputs.score.astype(np.float64, copy=False), None if inputs.scored is None else ~inputs.scored
 
 
 def read_amount_minor(inputs: RuleInputs) -> Result:
@@ -53,9 +50,7 @@ def feature_reader(index: int) -> Callable[[RuleInputs], Result]:
 
 def text_reader(name: str) -> Texts:
     """The raw strings of ``currency`` or of an id; an absent id is None."""
-    if name == "currency":
-        return lambda inputs: inputs.currency
-    return lambda inputs: inputs.ids[name]
+    return lambda inputs: inputs.texts(name)
 
 
 def string_reader(name: str) -> Callable[[RuleInputs], Result]:
@@ -84,7 +79,7 @@ def presence_reader(name: str) -> Callable[[RuleInputs], Result]:
 
     def run(inputs: RuleInputs) -> Result:
         if inputs.attributes is None:
-            return _NONE_PRESENT
+            return NEVER
         return np.array([name in row for row in inputs.attributes], np.bool_), None
 
     return run

@@ -14,6 +14,10 @@ from fraudgate.transaction import Bool
 Result = tuple[Any, Any]
 """(values, failures or None)."""
 
+NEVER: Result = (np.array(False), None)
+ALWAYS: Result = (np.array(True), None)
+"""What a condition gives, itself and no copy, where it can tell at a glance that no row, or every row, is true."""
+
 _INT_MIN = np.iinfo(np.int64).min
 
 
@@ -26,6 +30,8 @@ def either(left: Any, right: Any) -> Any:
 
 def logical_and(left: Result, right: Result) -> Result:
     """False where either side is false, whatever the other does."""
+    if right is ALWAYS:
+        return left
     (a, a_failed), (b, b_failed) = left, right
     values = a & b
     if a_failed is None and b_failed is None:

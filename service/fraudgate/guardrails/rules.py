@@ -10,12 +10,13 @@ import numpy as np
 
 from fraudgate.errors import RuleError
 from fraudgate.guardrails.cel import Environment
-from fraudgate.guardrails.columnar import Run
+from fraudgate.guardrails.columnar import Column
+from fraudgate.guardrails.fused import Fire, fuse
 from fraudgate.guardrails.inputs import RuleInputs
 from fraudgate.guardrails.reasons import Rendered, RuleTexts, mark_texts
 from fraudgate.guardrails.rule_file import ACTIONS, Rule, RuleFile
 from fraudgate.guardrails.syntax import CelError
-from fraudgate.transaction import Mark, UInt64
+from fraudgate.transaction import UInt64
 
 __all__ = ["DEFAULT_RULES", "Rule", "RuleInputs", "RuleSet"]
 
@@ -24,8 +25,6 @@ DEFAULT_RULES = Path(__file__).parent / "rules" / "default.yaml"
 
 _VERSION_HEX = 12
 _FILE_BYTES_MAX = 1 << 20
-_WORD = np.dtype(np.uint64)
-_ERROR = np.array(1 << Mark.RULE_ERROR, _WORD)
 
 
 class ActionMask(NamedTuple):
@@ -42,9 +41,8 @@ class RuleSet:
     version: str
     """The first 12 hex digits of the SHA-256 of the file."""
     rules: tuple[Rule, ...]
-    conditions: tuple[Run, ...]
-    bits: tuple[UInt64, ...]
-    """By rule: its bit as an array of shape (), which meets columns without conversion."""
+    fire: Fire
+    """Sets the bits of the rules that fire in UInt64[rows]; see ``fuse``. Callers hold np.errstate(all="ignore")."""
     table: RuleTexts
     masks: dict[str, ActionMask]
     """By action."""
@@ -75,34 +73,25 @@ class RuleSet:
         conditions = []
         for rule, node in entries:
             try:
-                conditions.append(environment.condition(rule.when).run)
+                conditions.append(environment.condition(rule.when))
             except CelError as error:
                 raise source.condition_error(error.message, node, error.offset) from None
         return cls._made(sha256(text.encode()).hexdigest()[:_VERSION_HEX], [rule for rule, _ in entries], conditions)
 
     @classmethod
-    def _made(cls, version: str, rules: Sequence[Rule], conditions: Sequence[Run]) -> Self:
+    def _made(cls, version: str, rules: Sequence[Rule], conditions: Sequence[Column]) -> Self:
         bits = {action: sum(1 << bit for bit, rule in enumerate(rules) if rule.action == action) for action in ACTIONS}
         masks = {action: ActionMask(mask, np.array(mask, np.uint64)) for action, mask in bits.items()}
         table = RuleTexts(version, tuple((rule.id, rule.code, rule.text) for rule in rules), mark_texts())
-        by_rule = tuple(np.array(1 << bit, _WORD) for bit in range(len(rules)))
-        return cls(version, tuple(rules), tuple(conditions), by_rule, table, masks)
+        return cls(version, tuple(rules), fuse(conditions), table, masks)
 
     def __repr__(self) -> str:
         return f"<RuleSet {self.version} [{len(self.rules)} rules]>"
 
     def evaluate(self, inputs: RuleInputs) -> UInt64:
-        """The rules that fired on each row, and Mark.RULE_ERROR where a rule failed. UInt64[rows].
-
-        Callers hold ``np.errstate(all="ignore")``.
-        """
-        bits = np.zeros(inputs.rows, _WORD)
-        for bit, condition in zip(self.bits, self.conditions, strict=True):
-            values, failed = condition(inputs)
-            if np.count_nonzero(values):
-                bits |= values * bit
-            if failed is not None:
-                bits |= failed * _ERROR
+        """The rules that fired on each row, and Mark.RULE_ERROR where a rule failed. UInt64[rows]."""
+        bits = np.zeros(inputs.rows, np.uint64)
+        self.fire(inputs, bits)
         return bits
 
     def reasons(self, bits: int) -> Rendered:
