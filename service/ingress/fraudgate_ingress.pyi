@@ -99,6 +99,11 @@ class Columns:
     def texts(self, column: int) -> list[str | None]:
         """A fresh list of one column: 0 transaction_id, 1 currency, 2 and on the ids, None where one is absent."""
 
+    @staticmethod
+    def joined_ids(batches: Sequence[Columns]) -> list[bytes]:
+        """The transaction ids of these batches, less than 2 GiB: offsets (int32) and values of an Arrow array of texts,
+        and the CRC-32 of each id (uint32)."""
+
     def attributes(self) -> list[dict[str, float]] | None:
         """The attributes of each row; None where no row has any."""
 
@@ -179,7 +184,7 @@ class WindowKernel:
 
     windows: has ``version``, ``arrays()`` and ``swap_slot()``.
     series_of: by kind, from an id, None for an absent one, to its series. It opens a series for an id it has not seen,
-    and never changes an answer.
+    and never changes an answer. An empty id is absent.
     program: a ``fraudgate.features.kernel.Program``. Raises ValueError when its numbers do not fit together.
     """
 
@@ -204,6 +209,15 @@ class WindowKernel:
         Returns int64 [rows, 1 + fraud kinds]: tick, and series of every kind that counts frauds. Raises ValueError,
         TypeError, BufferError, or what ``series_of`` and ``windows`` raise; then nothing was applied.
         """
+
+    def apply_and_gather_columns(
+        self,
+        columns: Columns,
+        covered_from: Sequence[int],
+        values: npt.NDArray[np.float64],
+        fallback: npt.NDArray[np.uint8],
+    ) -> bytes:
+        """As ``apply_and_gather``: all rows of a batch of the front end, read where it lies."""
 
 @final
 class Ingress:

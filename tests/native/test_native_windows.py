@@ -1,5 +1,6 @@
 """The kernel of the feature store against the Python code that it stands in for: the same bits, whatever comes."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from fraudgate.errors import UnknownTransaction
 from fraudgate.features import embedded, kernel
 from fraudgate.features.embedded import EmbeddedStore
+from fraudgate.features.outcomes import DecisionIndex
 from fraudgate.features.plan import Plan
 from fraudgate.features.schema import FeatureSchema
 from fraudgate.features.store import Outcome
@@ -20,11 +22,13 @@ from fraudgate.features.windows import FIRST, NEVER, Windows
 from fraudgate.limits import AMOUNT_MINOR_MAX, SECOND_NS
 from fraudgate.simulator import simulate
 from fraudgate.transaction import Columns
+from fraudgate.v1 import scoring_pb2
 from tests.oracles import Event, columns
 from tests.property.test_store_oracle import SCHEMA
 
 pytest.importorskip("fraudgate_ingress", reason="the wheel fraudgate-ingress is not installed")
-from fraudgate_ingress import WindowKernel
+import fraudgate_ingress
+from fraudgate_ingress import WindowKernel, decode_request
 
 HANDBOOK = FeatureSchema.named("handbook")
 MANY_EDGES = FeatureSchema.parse(
@@ -59,6 +63,27 @@ START = 1_533_340_790
 LATENESS_SECONDS = 4
 
 
+def with_native(batch: Columns) -> Columns:
+    """The same batch with its rows in the front end's memory, where it could hold them: ids that are UTF-8."""
+    try:
+        made = [
+            scoring_pb2.Transaction(
+                transaction_id=batch.transaction_id[row],
+                amount_minor=batch.amount_minor[row],
+                currency=batch.currency[row],
+                **{name: column[row] or "" for name, column in batch.ids.items()},
+            )
+            for row in range(batch.rows)
+        ]
+        for each, time_ns in zip(made, batch.event_time_ns.tolist(), strict=True):
+            each.event_time.FromNanoseconds(time_ns)
+    except UnicodeEncodeError:
+        return batch
+    messages = (scoring_pb2.ScoreRequest(transaction=each).SerializeToString() for each in made)
+    stamps = [0] * batch.rows
+    return replace(batch, native=fraudgate_ingress.Columns([*map(decode_request, messages)], stamps, stamps))
+
+
 class Both:
     """A store that uses the kernel and one that does not, given the same; ``buckets``: what their arenas begin with."""
 
@@ -71,7 +96,7 @@ class Both:
         assert self.reference._kernel is None
 
     def score(self, batch: Columns, rows: list[int]) -> None:
-        native = self.native.apply_and_gather(batch, rows)
+        native = self.native.apply_and_gather(with_native(batch), rows)
         reference = self.reference.apply_and_gather(batch, rows)
         assert native.values.view(np.int64).tolist() == reference.values.view(np.int64).tolist()
         assert native.fallback.tolist() == reference.fallback.tolist()
@@ -217,6 +242,25 @@ def test_one_store_goes_on_where_the_other_stopped(tmp_path: Path) -> None:
         assert values[0].tolist() == values[1].tolist() == values[2].tolist()
 
 
+@settings(max_examples=40)
+@given(parts=st.lists(st.tuples(st.booleans(), st.integers(1, 700)), min_size=1, max_size=6))
+def test_decisions_are_found_whether_their_ids_came_as_a_list_or_in_the_front_ends_memory(parts: list[Any]) -> None:
+    """Pages hold 512 decisions here; ids occur again and again, and the latest counts."""
+    made = 0
+    with mock.patch("fraudgate.features.outcomes.PAGE_ENTRIES", 512):
+        index, reference = DecisionIndex(1), DecisionIndex(1)
+        for is_native, rows in parts:
+            ids = [f"tx-é{(made + row) * 7 % 1_000}" for row in range(rows)]
+            places = np.array([[made + row, row] for row in range(rows)], np.int64).tobytes()
+            batch = with_native(columns([Event(name, START * SECOND_NS, 1, "EUR", {}) for name in ids]))
+            index.add(batch.native if is_native else ids, places)
+            reference.add(ids, places)
+            made += rows
+        found = [index.find(f"tx-é{number}") for number in range(1_001)]
+        assert found == [reference.find(f"tx-é{number}") for number in range(1_001)]
+        assert [part.tolist() for part in index.dump()] == [part.tolist() for part in reference.dump()]
+
+
 def test_a_batch_that_is_refused_leaves_no_trace() -> None:
     both = Both(HANDBOOK)
     good = columns([Event("a", START * SECOND_NS, 5, "EUR", {"customer_id": "ann", "terminal_id": "t"})] * 2)
@@ -258,6 +302,8 @@ def test_a_series_that_does_not_exist_is_refused_before_anything_is_applied(numb
         {"columns": 6},
         {"features": 14},
         {"fraud_kinds": [2]},
+        {"id_columns": [2]},
+        {"id_columns": [2, 8]},
         {"edges": [(0, 0)]},
         {"edges": [(0, 1), (1, 0), (0, 2), (0, 0)]},
         {"terms": [(0, "median", 0, 1, 0.0)]},

@@ -114,20 +114,37 @@ class EmbeddedStore:
         """
         plan, n = self.plan, len(rows)
         whole = n == columns.rows
+        gathered = Gathered(np.empty((n, self._features)), np.empty(n, np.uint8))
+        if plan.has_attributes:
+            plan.fill_attributes(gathered.values.T, columns.attributes and _chosen(columns.attributes, rows, whole))
+        if whole and n and self._kernel and columns.native is not None and not self._finds_defaults:
+            self._apply_native(self._kernel, columns, gathered)
+        else:
+            self._apply_chosen(columns, rows, gathered)
+        return gathered
+
+    def _apply_native(self, native: Any, columns: Columns, gathered: Gathered) -> None:
+        """Apply and read a whole batch, which the kernel reads where the front end put it."""
+        if self.coverage_start_ns is None:
+            self.set_coverage_start(int(columns.event_time_ns.max()))
+        places = native.apply_and_gather_columns(columns.native, self._covered_from_ticks, *gathered)
+        if self._fraud_kinds:
+            self.decisions.add(columns.native, places)
+
+    def _apply_chosen(self, columns: Columns, rows: Sequence[int], gathered: Gathered) -> None:
+        """Apply and read these rows of a batch, from its lists."""
+        plan, n = self.plan, len(rows)
+        whole = n == columns.rows
         event_time_ns = columns.event_time_ns if whole else columns.event_time_ns[rows]
         amount_minor = columns.amount_minor if whole else columns.amount_minor[rows]
         currency = _chosen(columns.currency, rows, whole)
         paid = None if currency.count(self.schema.currency) == n else self._paid(currency)
         ids = columns.ids if whole else {entity: _chosen(columns.ids[entity], rows, whole) for entity in self._entities}
-
-        gathered = Gathered(np.empty((n, self._features)), np.empty(n, np.uint8))
-        if plan.has_attributes:
-            plan.fill_attributes(gathered.values.T, columns.attributes and _chosen(columns.attributes, rows, whole))
         if self._finds_defaults:
             self._fill_defaults(gathered, ids, paid)
         if not n or not plan.entities:
             plan.fill_request(gathered.values.T, event_time_ns, amount_minor, paid)
-            return gathered
+            return
         if self.coverage_start_ns is None:
             self.set_coverage_start(int(event_time_ns.max()))
         if self._kernel is None:
@@ -140,7 +157,6 @@ class EmbeddedStore:
             )
         if self._fraud_kinds:
             self.decisions.add(_chosen(columns.transaction_id, rows, whole), places)
-        return gathered
 
     def _apply(
         self,

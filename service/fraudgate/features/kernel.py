@@ -11,6 +11,7 @@ from typing import Any
 from fraudgate.features.plan import Plan
 from fraudgate.features.schema import Window
 from fraudgate.features.windows import Windows
+from fraudgate.transaction import ENTITIES
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,9 @@ class Program:
     reads_money: bool
     """A row in another currency has defaulted features."""
     tick_ns: int
+    currency: str
+    id_columns: list[int]
+    """By kind: which column of texts of a native batch has the ids."""
     lateness: int
     """How many ticks before the latest of its series an event becomes stale."""
     keep: list[int]
@@ -71,6 +75,8 @@ def program(plan: Plan, keep: list[int], lateness: int) -> Program:
         reads_money=plan.reads_money,
         has_profiles=plan.has_profiles,
         tick_ns=plan.schema.tick_ns,
+        currency=plan.schema.currency,
+        id_columns=[2 + ENTITIES.index(entity) for entity in plan.entities],
         lateness=lateness,
         keep=keep,
         fraud_kinds=[plan.entities.index(entity) for entity in plan.fraud_entities],

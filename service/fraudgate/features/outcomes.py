@@ -1,16 +1,17 @@
 """What the store remembers of single transactions: which were reported as fraud, and where recent decisions belong."""
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
 
 from fraudgate.features.windows import ABSENT
 from fraudgate.limits import OUTCOME_INDEX_ENTRIES_MAX
-from fraudgate.transaction import Int64
+from fraudgate.transaction import Int64, UInt32
 
 PAGE_ENTRIES = 4_096
 
@@ -69,32 +70,35 @@ class DecisionIndex:
 
     def __init__(self, kinds: int, entries_max: int = OUTCOME_INDEX_ENTRIES_MAX) -> None:
         self._kinds = kinds
+        self._place_bytes = 8 * (1 + kinds)
         self._pages: deque[_Page] = deque(maxlen=max(1, -(-entries_max // PAGE_ENTRIES)))
-        self._open: list[tuple[Sequence[str], bytes]] = []
+        self._open: list[tuple[Any, bytes]] = []
         self._open_rows = 0
 
     def __len__(self) -> int:
         return sum(len(page.ticks) for page in self._pages) + self._open_rows
 
-    def add(self, transaction_ids: Sequence[str], places: bytes) -> None:
+    def add(self, transaction_ids: Any, places: bytes) -> None:
         """Remember decisions.
 
+        transaction_ids: a list of texts, or the batch in the front end's memory, see ``Columns.native``.
         places: the bytes of int64 [rows, 1 + kinds]: tick, then series by kind, ABSENT where a transaction has no such
         id. The arguments are kept: they must not change later.
         """
         self._open.append((transaction_ids, places))
-        self._open_rows += len(transaction_ids)
+        self._open_rows += len(places) // self._place_bytes
         if self._open_rows >= PAGE_ENTRIES:
-            self._pages.append(_Page(*self._open_columns()))
+            self._pages.append(_Page(*self._open_ids(), *self._open_places()))
             self._open, self._open_rows = [], 0
 
     def find(self, transaction_id: str) -> Place | None:
         """Where the latest decision of this id belongs; None when it is not remembered."""
-        for ids, places in reversed(self._open):
+        for batch, places in reversed(self._open):
+            ids = _texts(batch)
             if transaction_id in ids:
                 ticks, series = self._columns(places)
                 return _place(ticks, series, max(row for row, each in enumerate(ids) if each == transaction_id))
-        hashed = hash(transaction_id)
+        hashed = np.uint32(_hash(transaction_id))
         for page in reversed(self._pages):
             place = page.find(transaction_id, hashed)
             if place is not None:
@@ -103,9 +107,8 @@ class DecisionIndex:
 
     def dump(self) -> tuple[Any, Int64, Int64]:
         """Everything, oldest first: ids (Arrow) [N], ticks [N], series [kinds, N]."""
-        ids, ticks, series = self._open_columns()
         pages = [(page.ids, page.ticks, page.series) for page in self._pages]
-        pages.append((pa.array(ids, pa.utf8()), ticks, series))
+        pages.append((self._open_ids()[0], *self._open_places()))
         return (
             pa.concat_arrays([ids for ids, _, _ in pages]),
             np.concatenate([ticks for _, ticks, _ in pages]),
@@ -118,9 +121,18 @@ class DecisionIndex:
             page = slice(start, start + PAGE_ENTRIES)
             self.add(ids[page], np.vstack((ticks[page], series[:, page])).T.tobytes())
 
-    def _open_columns(self) -> tuple[list[str], Int64, Int64]:
-        ids = list(chain.from_iterable(ids for ids, _ in self._open))
-        return ids, *self._columns(b"".join(places for _, places in self._open))
+    def _open_ids(self) -> tuple[Any, UInt32]:
+        """The ids of the open page (Arrow) and their hashes."""
+        batches = [batch for batch, _ in self._open]
+        if batches and not any(isinstance(batch, list) for batch in batches):
+            offsets, texts, hashes = batches[0].joined_ids(batches)
+            ids = pa.StringArray.from_buffers(self._open_rows, pa.py_buffer(offsets), pa.py_buffer(texts))
+            return ids, np.frombuffer(hashes, np.uint32)
+        names = list(chain.from_iterable(map(_texts, batches)))
+        return pa.array(names, pa.utf8()), np.fromiter(map(_hash, names), np.uint32, len(names))
+
+    def _open_places(self) -> tuple[Int64, Int64]:
+        return self._columns(b"".join(places for _, places in self._open))
 
     def _columns(self, places: bytes) -> tuple[Int64, Int64]:
         """Ticks [rows] and series [kinds, rows]."""
@@ -131,21 +143,30 @@ class DecisionIndex:
 class _Page:
     """Sealed decisions: columns in the order of arrival, and that order sorted by hash."""
 
-    def __init__(self, ids: Sequence[str], ticks: Int64, series: Int64) -> None:
-        self.ids: Any = pa.array(ids, pa.utf8())
+    def __init__(self, ids: Any, hashes: UInt32, ticks: Int64, series: Int64) -> None:
+        self.ids = ids
         self.ticks = ticks.copy()
         self.series: Any = series.astype(np.int32, "C")
-        hashes = np.fromiter(map(hash, ids), np.int64, len(ids))
         self._order = hashes.argsort().astype(np.int32)
         self._hashes = hashes[self._order]
 
-    def find(self, transaction_id: str, hashed: int) -> Place | None:
+    def find(self, transaction_id: str, hashed: np.uint32) -> Place | None:
         start = int(self._hashes.searchsorted(hashed))
         if start == len(self._hashes) or self._hashes[start] != hashed:
             return None
         alike = self._order[start : self._hashes.searchsorted(hashed, "right")].tolist()
         rows = [row for row in alike if self.ids[row].as_py() == transaction_id]
         return _place(self.ticks, self.series, max(rows)) if rows else None
+
+
+def _texts(batch: Any) -> list[str]:
+    """The transaction ids of what was given to ``add``."""
+    return batch if isinstance(batch, list) else batch.texts(0)
+
+
+def _hash(transaction_id: str) -> int:
+    """As the native side hashes ids."""
+    return crc32(transaction_id.encode())
 
 
 def _place(ticks: Any, series: Any, row: int) -> Place:

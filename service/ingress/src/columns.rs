@@ -3,6 +3,7 @@
 use std::ffi::c_int;
 use std::sync::{Mutex, PoisonError};
 
+use flate2::Crc;
 use pyo3::exceptions::{PyBufferError, PyIndexError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -62,15 +63,15 @@ impl Columns {
 
     /// The earliest deadline, i64::MAX where no row has one, and the earliest arrival.
     fn earliest(&self) -> (i64, i64) {
-        let deadlines = self.rows.number_values(Number::DeadlineNs).filter(|deadline| *deadline != 0);
-        let arrivals = self.rows.number_values(Number::ArrivalNs);
+        let deadlines = self.rows.integers(Number::DeadlineNs).filter(|deadline| *deadline != 0);
+        let arrivals = self.rows.integers(Number::ArrivalNs);
         (deadlines.min().unwrap_or(i64::MAX), arrivals.min().unwrap_or(i64::MAX))
     }
 
     /// What the transactions' numbers lie between: event_time_ns, least and most, then amount_minor.
     fn extent(&self) -> (i64, i64, i64, i64) {
-        let least = |column| self.rows.number_values(column).min().unwrap_or(i64::MAX);
-        let most = |column| self.rows.number_values(column).max().unwrap_or(i64::MIN);
+        let least = |column| self.rows.integers(column).min().unwrap_or(i64::MAX);
+        let most = |column| self.rows.integers(column).max().unwrap_or(i64::MIN);
         let (time, amount) = (Number::EventTimeNs, Number::AmountMinor);
         (least(time), most(time), least(amount), most(amount))
     }
@@ -102,6 +103,23 @@ impl Columns {
             );
         }
         PyList::new(py, texts.map(|text| (!text.is_empty()).then(|| PyString::new(py, text))))
+    }
+
+    /// The transaction ids of these batches, as the offsets (int32) and values of an Arrow array of texts, and the CRC-32
+    /// of each (uint32).
+    #[staticmethod]
+    fn joined_ids<'py>(py: Python<'py>, batches: Vec<Bound<'py, Self>>) -> [Bound<'py, PyBytes>; 3] {
+        let (mut offsets, mut values, mut hashes) = (vec![0; size_of::<i32>()], Vec::new(), Vec::new());
+        for batch in &batches {
+            for id in batch.get().rows.texts(Text::TransactionId) {
+                values.extend_from_slice(id.as_bytes());
+                offsets.extend((values.len() as i32).to_ne_bytes());
+                let mut crc = Crc::new();
+                crc.update(id.as_bytes());
+                hashes.extend(crc.sum().to_ne_bytes());
+            }
+        }
+        [offsets, values, hashes].map(|bytes| PyBytes::new(py, &bytes))
     }
 
     /// The attributes of each row; None where no row has any.

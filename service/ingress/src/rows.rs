@@ -90,9 +90,10 @@ impl Rows {
         &self.block[..NUMBERS * self.rows * INT64_BYTES]
     }
 
-    /// One of the 64-bit columns.
-    pub fn number_values(&self, column: Number) -> impl Iterator<Item = i64> {
-        self.block[self.number(column)].as_chunks().0.iter().map(|bytes| i64::from_le_bytes(*bytes))
+    /// One 64-bit column.
+    pub fn integers(&self, column: Number) -> impl ExactSizeIterator<Item = i64> {
+        let (integers, _) = self.block[self.number(column)].as_chunks();
+        integers.iter().map(|bytes| i64::from_le_bytes(*bytes))
     }
 
     /// The digest of each row.

@@ -15,8 +15,8 @@ pub const ABSENT: usize = 0;
 /// The tick of the sentinel that opens a slot, and of a bucket that is not used.
 const FIRST: i64 = -(1 << 62);
 const NEVER: i64 = 1 << 62;
-/// How many buckets a search from a hint goes forward, a cache line's.
-const STEPS_MAX: usize = 8;
+/// How many buckets a search from a hint goes forward, one by one.
+const STEPS_MAX: usize = 4;
 
 pub type Totals = [i64; COLUMNS_MAX];
 
@@ -30,6 +30,7 @@ const HALF: usize = 3;
 const HINTS: usize = 5;
 /// How many numbers a series has in the table: a cache line. How many hints fit, two a number.
 pub const LINE_ITEMS: usize = 8;
+const HINT_MASK: i64 = 0xffff_ffff;
 const HINTS_MAX: usize = 2 * (LINE_ITEMS - HINTS);
 
 /// Views of the arrays.
@@ -97,7 +98,7 @@ impl<'a> Arena<'a> {
     pub fn leave_hints(&self, series: usize, slot: Slot, buckets: &[usize]) {
         let row = &self.row(series)[HINTS..];
         for (cell, two) in row.iter().zip(buckets.chunks(2)) {
-            let hint = |edge: usize| two.get(edge).map_or(0, |bucket| (bucket - slot.offset) as i64 & 0xffff_ffff);
+            let hint = |edge: usize| two.get(edge).map_or(0, |bucket| (bucket - slot.offset) as i64 & HINT_MASK);
             cell.set(hint(0) | hint(1) << 32);
         }
     }
@@ -129,6 +130,12 @@ impl<'a> Arena<'a> {
         row[LIMIT].set((home + room.larger) as i64 - 1);
         row[LAST].set((home + kept) as i64);
         row[HALF].set(room.larger as i64 / 2);
+        let dropped = (room.before - slot.offset) as i64;
+        for hints in &row[HINTS..] {
+            let [first, second] =
+                [hints.get() & HINT_MASK, hints.get() >> 32 & HINT_MASK].map(|hint| (hint - dropped).max(0));
+            hints.set(first | second << 32);
+        }
         true
     }
 
@@ -190,12 +197,21 @@ impl<'a> Arena<'a> {
         if held[0].get() > tick {
             return self.locate(slot, tick);
         }
-        let after = held[1..].iter().take(STEPS_MAX).position(|cell| cell.get() > tick);
-        match after {
-            Some(steps) => near + steps,
-            None if held.len() <= STEPS_MAX + 1 => slot.last,
-            None => self.locate(slot, tick),
+        // Without branches: how many steps it is cannot be predicted, and the processor should get on with the next search.
+        let last = held.len() - 1;
+        let steps: usize = (1..=STEPS_MAX).map(|step| usize::from(held[step.min(last)].get() <= tick)).sum();
+        let found = steps < STEPS_MAX || last <= STEPS_MAX;
+        if found { near + steps.min(last) } else { self.locate_far(slot, tick, near) }
+    }
+
+    /// As `locate`, when that is `near`, a bucket of the slot, or one after: quicker the nearer.
+    fn locate_far(&self, slot: Slot, tick: i64, near: usize) -> usize {
+        let held = &self.ticks[near..=slot.last];
+        let mut reach = STEPS_MAX;
+        while reach < held.len() && held[reach].get() <= tick {
+            reach *= 2;
         }
+        near + held[reach / 2..reach.min(held.len())].partition_point(|cell| cell.get() <= tick) + reach / 2 - 1
     }
 
     pub fn prefetch_series(&self, series: usize) {
@@ -206,6 +222,13 @@ impl<'a> Arena<'a> {
     pub fn prefetch_end(&self, slot: Slot) {
         prefetch_row(self.ticks, slot.last, 2);
         prefetch_row(self.totals, slot.last * self.columns, 2 * self.columns);
+    }
+
+    /// What making room touches.
+    pub fn prefetch_slot(&self, slot: Slot) {
+        (slot.offset..=slot.last).step_by(LINE_ITEMS).for_each(|bucket| prefetch(self.ticks, bucket));
+        let totals = slot.offset * self.columns..(slot.last + 1) * self.columns;
+        totals.step_by(LINE_ITEMS).for_each(|start| prefetch(self.totals, start));
     }
 
     /// What a search from this bucket touches.

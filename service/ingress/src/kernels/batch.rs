@@ -2,9 +2,8 @@
 
 use std::cell::Cell;
 
-use pyo3::buffer::ReadOnlyCell;
-
 use super::arena::{ABSENT, Arena, Totals};
+use super::events::Events;
 use super::program::{Kind, Program};
 
 /// `Fallback.NONE`, `DEFAULTED_FEATURES` and `STALE_FEATURES`; the larger is the worse.
@@ -14,10 +13,7 @@ const STALE: u8 = 3;
 
 /// What came in, and where the results go; the lengths agree with the program's.
 pub struct Batch<'a> {
-    pub event_time_ns: &'a [ReadOnlyCell<i64>],
-    pub amount_minor: &'a [ReadOnlyCell<i64>],
-    /// Whether a row is in the schema's currency; None: every row is.
-    pub paid: Option<&'a [bool]>,
+    pub events: &'a Events,
     /// By kind: the first tick at which every window is covered.
     pub covered_from: &'a [i64],
     /// The series of each row, kind after kind.
@@ -30,7 +26,7 @@ pub struct Batch<'a> {
 
 impl Batch<'_> {
     pub fn rows(&self) -> usize {
-        self.event_time_ns.len()
+        self.events.rows()
     }
 
     /// `buckets` is room to work in.
@@ -46,8 +42,8 @@ impl Batch<'_> {
     /// Where the rows' outcomes count: each row's tick and its series of every fraud kind, as bytes of int64.
     pub fn places(&self, program: &Program) -> Vec<u8> {
         let mut places = Vec::with_capacity(8 * self.rows() * (1 + program.fraud_kinds.len()));
-        for row in 0..self.rows() {
-            places.extend(self.tick(program, row).to_ne_bytes());
+        for (row, tick) in self.events.ticks.iter().enumerate() {
+            places.extend(tick.to_ne_bytes());
             for kind in &program.fraud_kinds {
                 places.extend((self.series_of(*kind, row) as i64).to_ne_bytes());
             }
@@ -55,15 +51,11 @@ impl Batch<'_> {
         places
     }
 
-    fn tick(&self, program: &Program, row: usize) -> i64 {
-        self.event_time_ns[row].get().div_euclid(program.tick_ns)
-    }
-
     /// Search every edge in what was there before the batch: all memory is asked for here, where misses can overlap.
     /// `buckets`, [rows, edges], written, are where to begin in earnest.
     fn guess(&self, program: &Program, arena: &Arena<'_>, buckets: &mut [usize]) {
         for (row, buckets) in buckets.chunks_mut(program.edges).enumerate() {
-            let tick = self.tick(program, row);
+            let tick = self.events.ticks[row];
             for (kind, plan) in program.kinds.iter().enumerate() {
                 let series = self.series_of(kind, row);
                 let slot = arena.slot(series);
@@ -77,8 +69,8 @@ impl Batch<'_> {
     }
 
     fn run_row(&self, program: &Program, arena: &Arena<'_>, row: usize, buckets: &mut [usize]) {
-        let (tick, amount_minor) = (self.tick(program, row), self.amount_minor[row].get());
-        let paid = self.paid.is_none_or(|paid| paid[row]);
+        let (tick, amount_minor) = (self.events.ticks[row], self.events.amount_minor[row]);
+        let paid = self.events.is_paid(row);
         let increment = program.increment(amount_minor, paid);
         let mut fallback = if program.has_profiles { self.fallback[row].get() } else { NONE };
         if !paid && program.reads_money {
@@ -100,7 +92,7 @@ impl Batch<'_> {
         }
         self.fallback[row].set(fallback);
         let values = &self.values[row * program.features..(row + 1) * program.features];
-        program.fill_request(values, self.event_time_ns[row].get(), amount_minor, paid);
+        program.fill_request(values, self.events.event_time_ns[row], amount_minor, paid);
         program.fill_windows(values, arena, buckets);
     }
 

@@ -2,8 +2,9 @@
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyList, PyString};
+use pyo3::types::PyString;
 
+use super::arena::ABSENT;
 use super::memo::Memo;
 
 /// The ids of every kind of entity.
@@ -15,8 +16,20 @@ struct Kind {
     memo: Memo,
 }
 
-/// An id, and its hash where the memo may know it.
-type Hashed<'a, 'py> = (&'a Bound<'py, PyAny>, Option<(u32, &'a str)>);
+/// An id as it came in.
+pub enum Id<'a, 'py> {
+    /// Empty where it is absent.
+    Text(&'a str),
+    /// What only the mapping can judge.
+    Object(&'a Bound<'py, PyAny>),
+}
+
+impl<'a, 'py> Id<'a, 'py> {
+    pub fn of(object: &'a Bound<'py, PyAny>) -> Self {
+        let text = object.cast_exact::<PyString>().ok().and_then(|text| text.to_str().ok());
+        text.map_or(Id::Object(object), Id::Text)
+    }
+}
 
 impl Ids {
     pub fn new(series_of: Vec<Py<PyAny>>) -> Ids {
@@ -27,18 +40,21 @@ impl Ids {
         self.0.len()
     }
 
-    /// Write the series of these ids, a list for each kind, one kind after another. May run Python code.
-    pub fn look_up(&mut self, py: Python<'_>, ids: &[Bound<'_, PyList>], series: &mut Vec<usize>) -> PyResult<()> {
-        let held: Vec<Vec<_>> = ids.iter().map(|column| column.iter().collect()).collect();
-        let kinds = || held.iter().zip(&self.0);
-        let hashed: Vec<Vec<_>> = kinds().map(|(ids, kind)| ids.iter().map(|id| kind.hashed(id)).collect()).collect();
-        for (ids, kind) in hashed.iter().zip(&self.0) {
-            ids.iter().filter_map(|id| id.1).for_each(|(hash, _)| kind.memo.prefetch_text(hash));
-        }
+    /// Write the series of these ids, [kinds, rows], one kind after another. May run Python code. `known` is told each.
+    pub fn look_up(
+        &mut self,
+        py: Python<'_>,
+        ids: &[Vec<Id<'_, '_>>],
+        series: &mut Vec<usize>,
+        known: impl Fn(usize),
+    ) -> PyResult<()> {
+        let hashes: Vec<Vec<_>> = ids.iter().zip(&self.0).map(|(ids, kind)| kind.hashes(ids)).collect();
         series.clear();
-        for (ids, kind) in hashed.iter().zip(&mut self.0) {
-            for id in ids {
-                series.push(kind.series(py, id)?);
+        for ((ids, hashes), kind) in ids.iter().zip(&hashes).zip(&mut self.0) {
+            for (id, hash) in ids.iter().zip(hashes) {
+                let found = kind.series(py, id, *hash)?;
+                known(found);
+                series.push(found);
             }
         }
         Ok(())
@@ -46,25 +62,34 @@ impl Ids {
 }
 
 impl Kind {
-    fn hashed<'a, 'py>(&self, id: &'a Bound<'py, PyAny>) -> Hashed<'a, 'py> {
-        let text = id.cast_exact::<PyString>().ok().and_then(|text| text.to_str().ok());
-        let hashed = text.map(|text| (self.memo.hash(text), text));
-        if let Some((hash, _)) = hashed {
-            self.memo.prefetch_entry(hash);
-        }
-        (id, hashed)
+    /// The hashes of the texts; any number for another id.
+    fn hashes(&self, ids: &[Id<'_, '_>]) -> Vec<u32> {
+        let hash = |id: &Id<'_, '_>| match id {
+            Id::Text(text) => self.memo.hash(text),
+            Id::Object(_) => 0,
+        };
+        let hashes: Vec<_> = ids.iter().map(hash).collect();
+        hashes.iter().for_each(|hash| self.memo.prefetch(*hash));
+        hashes
     }
 
-    fn series(&mut self, py: Python<'_>, id: &Hashed<'_, '_>) -> PyResult<usize> {
-        let (id, hashed) = id;
-        if let Some(series) = hashed.and_then(|(hash, text)| self.memo.find(hash, text)) {
-            return Ok(series);
+    fn series(&mut self, py: Python<'_>, id: &Id<'_, '_>, hash: u32) -> PyResult<usize> {
+        match id {
+            Id::Text("") => Ok(ABSENT),
+            Id::Text(text) => match self.memo.find(hash, text) {
+                Some(series) => Ok(series),
+                None => {
+                    let series = self.ask(py, &PyString::new(py, text))?;
+                    self.memo.insert(hash, text, series);
+                    Ok(series)
+                }
+            },
+            Id::Object(object) => self.ask(py, object),
         }
+    }
+
+    fn ask(&self, py: Python<'_>, id: &Bound<'_, PyAny>) -> PyResult<usize> {
         let series: i64 = self.series_of.bind(py).get_item(id)?.extract()?;
-        let series = usize::try_from(series).map_err(|_| PyValueError::new_err("a series is negative"))?;
-        if let Some((hash, text)) = hashed {
-            self.memo.insert(*hash, text, series);
-        }
-        Ok(series)
+        usize::try_from(series).map_err(|_| PyValueError::new_err("a series is negative"))
     }
 }

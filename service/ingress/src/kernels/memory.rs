@@ -2,6 +2,8 @@
 
 use std::cell::Cell;
 
+const LINE_BYTES: usize = 64;
+
 /// Begin to fetch `slice[index]` into the cache. A hint: an index outside of the slice does nothing.
 pub fn prefetch<T>(slice: &[T], index: usize) {
     if let Some(item) = slice.get(index) {
@@ -9,10 +11,14 @@ pub fn prefetch<T>(slice: &[T], index: usize) {
     }
 }
 
-/// Begin to fetch `cells[start .. start + length]`, `length` at most a cache line.
+/// Begin to fetch `cells[start .. start + length]`, two cache lines at most.
 pub fn prefetch_row(cells: &[Cell<i64>], start: usize, length: usize) {
-    prefetch(cells, start);
-    prefetch(cells, start + length - 1);
+    let Some(row) = cells.get(start..start + length) else { return };
+    let range = row.as_ptr_range();
+    fetch(range.start.cast());
+    if (range.start as usize ^ (range.end as usize - 1)) >= LINE_BYTES {
+        fetch(range.end.wrapping_sub(1).cast());
+    }
 }
 
 /// Ask for huge pages behind a large slice: cold memory on small ones costs a miss of the TLB too. A hint. It must be
@@ -34,9 +40,9 @@ pub fn prefer_huge_pages<T>(_slice: &[T]) {}
 
 #[cfg(target_arch = "x86_64")]
 fn fetch(address: *const i8) {
-    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
     // SAFETY: a prefetch reads nothing and cannot fault; SSE is part of x86_64.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(address) }
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(address) }
 }
 
 #[cfg(not(target_arch = "x86_64"))]

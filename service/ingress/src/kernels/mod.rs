@@ -11,6 +11,7 @@ mod arena;
 mod batch;
 mod buffers;
 mod claims;
+mod events;
 mod ids;
 mod memo;
 mod memory;

@@ -6,6 +6,8 @@ use std::ops::Range;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
+use crate::transaction::Text;
+
 use super::arena::{Arena, COLUMNS_MAX, Totals};
 
 const COUNT: usize = 0;
@@ -26,7 +28,9 @@ struct Description {
     reads_money: bool,
     has_profiles: bool,
     tick_ns: i64,
+    currency: String,
     lateness: i64,
+    id_columns: Vec<usize>,
     keep: Vec<i64>,
     edges: Vec<(usize, i64)>,
     terms: Vec<(usize, String, usize, usize, f64)>,
@@ -69,6 +73,9 @@ pub struct Program {
     pub features: usize,
     pub columns: usize,
     pub tick_ns: i64,
+    pub currency: String,
+    /// By kind: where a batch has the ids.
+    pub id_columns: Vec<Text>,
     /// Ticks; an event older than this before its series' latest is stale.
     pub lateness: i64,
     pub edges: usize,
@@ -98,6 +105,9 @@ impl Program {
         require(it.edges.iter().all(|(kind, _)| *kind < kinds.len()), "an edge's kind")?;
         require(it.fraud_kinds.iter().all(|kind| *kind < kinds.len()), "a kind with frauds")?;
         require(it.calendar.iter().all(|(_, hours)| hours.len() == HOURS_A_WEEK), "a calendar's hours")?;
+        let id_column = |column: &usize| Text::ALL.get(*column).copied();
+        let id_columns: Vec<_> = it.id_columns.iter().filter_map(id_column).collect();
+        require(id_columns.len() == it.id_columns.len() && id_columns.len() == kinds.len(), "a column of ids")?;
         let shares = terms.iter().any(|term| matches!(term.aggregate, Aggregate::FraudShare));
         let columns = if it.money { LOW } else { COUNT } + 1 + usize::from(shares);
         require(it.columns == columns && it.tick_ns > 0 && edges > 0, "columns, tick_ns or edges")?;
@@ -105,6 +115,8 @@ impl Program {
             features: it.features,
             columns: it.columns,
             tick_ns: it.tick_ns,
+            currency: it.currency,
+            id_columns,
             lateness: it.lateness,
             edges,
             kinds,

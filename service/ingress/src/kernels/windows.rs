@@ -9,10 +9,15 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
+use crate::columns::Columns;
+use crate::panics::caught;
+use crate::transaction::Text;
+
 use super::arena::{ABSENT, Arena, LINE_ITEMS};
 use super::batch::Batch;
-use super::buffers::{readable, require, writable};
-use super::ids::Ids;
+use super::buffers::{require, writable};
+use super::events::Events;
+use super::ids::{Id, Ids};
 use super::program::Program;
 
 /// Applies batches to the arrays of a `Windows` and reads their features, row by row.
@@ -22,10 +27,10 @@ pub struct WindowKernel {
     ids: Ids,
     program: Program,
     arrays: Arrays,
+    events: Events,
     buckets: Vec<usize>,
     /// The series of each row of the batch, kind after kind.
     series: Vec<usize>,
-    sorted: Vec<usize>,
 }
 
 /// A series whose slot could get full.
@@ -53,10 +58,10 @@ impl WindowKernel {
             windows: windows.clone().unbind(),
             ids: Ids::new(series_of),
             arrays: Arrays::of(windows, program.columns)?,
+            events: Events::default(),
             buckets: Vec::new(),
             program,
             series: Vec::new(),
-            sorted: Vec::new(),
         })
     }
 
@@ -72,59 +77,87 @@ impl WindowKernel {
         values: PyBuffer<f64>,
         fallback: PyBuffer<u8>,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        let rows = event_time_ns.item_count();
-        let fits = ids.len() == self.ids.kinds() && ids.iter().all(|column| column.len() == rows);
+        self.events.copy(py, &event_time_ns, &amount_minor, paid, &self.program)?;
+        let fits = ids.len() == self.ids.kinds() && ids.iter().all(|column| column.len() == self.events.rows());
         require(fits, "ids must be [kinds, rows]")?;
-        self.ids.look_up(py, &ids, &mut self.series)?;
-        self.arrays.refresh(self.windows.bind(py), self.program.columns)?;
-        self.see_to_room(py, rows)?;
-        let batch = Batch {
-            event_time_ns: readable(py, &event_time_ns)?,
-            amount_minor: readable(py, &amount_minor)?,
-            paid: paid.as_deref(),
-            covered_from: &covered_from,
-            series: &self.series,
-            values: writable(py, &values)?,
-            fallback: writable(py, &fallback)?,
-        };
-        check(&batch, &self.program)?;
-        let arena = self.arrays.arena(py, self.program.columns)?;
-        let places = PyBytes::new(py, &batch.places(&self.program));
-        batch.run(&self.program, &arena, &mut self.buckets);
-        Ok(places)
+        let held: Vec<Vec<_>> = ids.iter().map(|column| column.iter().collect()).collect();
+        let ids: Vec<Vec<_>> = held.iter().map(|column| column.iter().map(Id::of).collect()).collect();
+        self.look_up(py, &ids)?;
+        self.run(py, &covered_from, &values, &fallback)
+    }
+
+    fn apply_and_gather_columns<'py>(
+        &mut self,
+        py: Python<'py>,
+        columns: &Bound<'py, Columns>,
+        covered_from: Vec<i64>,
+        values: PyBuffer<f64>,
+        fallback: PyBuffer<u8>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let rows = &columns.get().rows;
+        self.events.read(rows, &self.program);
+        let column = |text: &Text| rows.texts(*text).map(Id::Text).collect();
+        let ids: Vec<Vec<_>> = self.program.id_columns.iter().map(column).collect();
+        self.look_up(py, &ids)?;
+        self.run(py, &covered_from, &values, &fallback)
     }
 }
 
 impl WindowKernel {
+    fn look_up(&mut self, py: Python<'_>, ids: &[Vec<Id<'_, '_>>]) -> PyResult<()> {
+        // Python may replace the arrays meanwhile: these are only asked for what they will be asked for again.
+        let arena = self.arrays.arena(py, self.program.columns)?;
+        self.ids.look_up(py, ids, &mut self.series, |series| arena.prefetch_series(series))
+    }
+
+    /// Apply and read the events of these series.
+    fn run<'py>(
+        &mut self,
+        py: Python<'py>,
+        covered_from: &[i64],
+        values: &PyBuffer<f64>,
+        fallback: &PyBuffer<u8>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        self.arrays.refresh(self.windows.bind(py), self.program.columns)?;
+        self.see_to_room(py, self.events.rows())?;
+        let batch = Batch {
+            events: &self.events,
+            covered_from,
+            series: &self.series,
+            values: writable(py, values)?,
+            fallback: writable(py, fallback)?,
+        };
+        check(&batch, &self.program)?;
+        let arena = self.arrays.arena(py, self.program.columns)?;
+        let places = PyBytes::new(py, &batch.places(&self.program));
+        caught(|| batch.run(&self.program, &arena, &mut self.buckets))?;
+        Ok(places)
+    }
+
     /// See to it that every slot has room for what this batch brings. Raises when a series has no slot.
     fn see_to_room(&mut self, py: Python<'_>, rows: usize) -> PyResult<()> {
-        let arena = self.arrays.arena(py, self.program.columns)?;
-        self.series.iter().for_each(|series| arena.prefetch_series(*series));
-        let short = self.short_of_room(py, rows)?;
-        for Short { kind, series, events } in &short {
-            self.make_room(py, *series, *events, self.program.kinds[*kind].keep)?;
-        }
-        if !short.is_empty() && !self.short_of_room(py, rows)?.is_empty() {
-            return Err(PyRuntimeError::new_err("a slot has no room after room was made"));
+        for Short { kind, series, events } in self.short_of_room(py, rows)? {
+            self.make_room(py, series, events, self.program.kinds[kind].keep)?;
         }
         Ok(())
     }
 
     /// The series whose slots this batch could fill up. What a slot will be asked for is on its way then.
-    fn short_of_room(&mut self, py: Python<'_>, rows: usize) -> PyResult<Vec<Short>> {
+    fn short_of_room(&self, py: Python<'_>, rows: usize) -> PyResult<Vec<Short>> {
         let arena = self.arrays.arena(py, self.program.columns)?;
         let mut short = Vec::new();
-        for (kind, series) in self.series.chunks(rows.max(1)).enumerate() {
+        for (kind, of_kind) in self.series.chunks(rows.max(1)).enumerate() {
             let edges = self.program.kinds[kind].back.len();
-            self.sorted.clear();
-            self.sorted.extend_from_slice(series);
-            self.sorted.sort_unstable();
-            for same in self.sorted.chunk_by(|one, other| one == other) {
-                let (series, events) = (same[0], same.len());
+            for (row, series) in of_kind.iter().copied().enumerate() {
                 let (slot, room) = arena.checked(series).ok_or_else(|| no_slot(series))?;
                 arena.prefetch_end(slot);
                 arena.hints(series, slot).take(edges).for_each(|bucket| arena.prefetch_tick(bucket));
-                if series != ABSENT && room <= events {
+                if room > rows || series == ABSENT {
+                    continue;
+                }
+                let events = of_kind.iter().filter(|other| **other == series).count();
+                if room <= events && !of_kind[..row].contains(&series) {
+                    arena.prefetch_slot(slot);
                     short.push(Short { kind, series, events });
                 }
             }
@@ -144,9 +177,13 @@ impl WindowKernel {
             home = windows.call_method1(intern!(py, "swap_slot"), (home, room.size, room.larger))?.extract()?;
             self.arrays.refresh(windows, columns)?;
         }
-        match self.arrays.arena(py, columns)?.make_room(series, slot, &room, home) {
-            true => Ok(()),
-            false => Err(PyRuntimeError::new_err(format!("there is no slot at {home}"))),
+        let arena = self.arrays.arena(py, columns)?;
+        if !arena.make_room(series, slot, &room, home) {
+            return Err(PyRuntimeError::new_err(format!("there is no slot at {home}")));
+        }
+        match arena.checked(series) {
+            Some((_, room)) if room > events => Ok(()),
+            _ => Err(PyRuntimeError::new_err("a slot has no room after room was made")),
         }
     }
 }
@@ -183,8 +220,6 @@ impl Arrays {
 
 fn check(batch: &Batch<'_>, program: &Program) -> PyResult<()> {
     let rows = batch.rows();
-    let paid_rows = batch.paid.map_or(rows, <[_]>::len);
-    require(batch.amount_minor.len() == rows && paid_rows == rows, "amount_minor and paid must be [rows]")?;
     require(batch.covered_from.len() == program.kinds.len(), "covered_from must be [kinds]")?;
     require(batch.values.len() == rows * program.features, "values must be [rows, features]")?;
     require(batch.fallback.len() == rows, "fallback must be [rows]")

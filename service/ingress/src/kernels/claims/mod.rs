@@ -116,7 +116,7 @@ impl ClaimKernel {
 impl ClaimKernel {
     fn claim_all(&mut self, py: Python<'_>, batch: &[Claim<'_>], now_ns: i64) -> PyResult<Found> {
         let arrays = self.buffers.arrays(py)?;
-        let claims = caught(|| Ok(self.ring.claim(batch, now_ns, &arrays)))?;
+        let claims = caught(|| self.ring.claim(batch, now_ns, &arrays))?;
         Ok((claims.fresh, claims.fresh_slots, claims.replays, claims.replay_slots, claims.conflicts))
     }
 
