@@ -25,7 +25,7 @@ from fraudgate.guardrails.decision import Thresholds, decide, score_marks, usabl
 from fraudgate.guardrails.rules import RuleInputs, RuleSet
 from fraudgate.idempotency import IdempotencyTable
 from fraudgate.latency.recorder import Counters, Recorder
-from fraudgate.limits import BATCH_ROWS_MAX, BUDGET_NS
+from fraudgate.limits import BUDGET_NS
 from fraudgate.tensors import Slab
 from fraudgate.transaction import (
     ANSWER_DTYPE,
@@ -52,7 +52,6 @@ CANCELLED_NS = -1
 """A ``deadline_ns`` that says the caller is gone."""
 
 _RULE_ERROR = np.array(1 << Mark.RULE_ERROR, np.uint64)
-_COUNT = np.arange(BATCH_ROWS_MAX)
 
 Refused = dict[int, tuple[Status, int]]
 """The rows that end with a status other than OK: that status, and the problem's number or 0."""
@@ -263,7 +262,7 @@ class Pipeline:
             decided["decision"] = Decision.REVIEW
             decided["rules"] = 1 << Mark.RULE_ERROR | 1 << Mark.RULES_ONLY
             decided["fallback"] = Fallback.RULES_ONLY
-        decided["sequence"] = _COUNT[:rows] + sequence
+        decided["sequence"] = np.arange(sequence, sequence + rows)
         decided["arrival_ns"] = columns.arrival_ns if rows == columns.rows else columns.arrival_ns[fresh]
         return decided
 

@@ -4,8 +4,6 @@ import logging
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from fraudgate.batching.batcher import Policy
 from fraudgate.batching.shell import BatchRunner
 from fraudgate.clock import Clock
@@ -96,7 +94,7 @@ class NativeDoor:
         try:
             columns = NativeColumns(native)
             answers = await self._pipeline.score(partial(record_batch, native), batch.closed_ns, batch.idle_ns, columns)
-            refused = self._refused(batch, columns, answers) if np.count_nonzero(answers["status"]) else []
+            refused = self._refused(batch, columns, answers) if any(answers["status"].tobytes()) else []
             self._native.answer(batch, answers.tobytes(), refused, self._renderer.tail)
         except Exception:  # the batch must end: its callers get INTERNAL and may retry with the same ids
             _log.exception("a batch of %d failed", native.rows)
