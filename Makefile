@@ -53,7 +53,7 @@ bench: $(READY) $(NATIVE_READY) ## the benchmarks, under 8 minutes; writes bench
 bench-%: $(READY) $(NATIVE_READY)
 	@$(BIN)/python -m benchmarks $* $(ARGS)
 
-protos: $(READY) ## regenerate the stubs in service/fraudgate/v1
+protos: $(READY) ## regenerate the stubs in service/fraudgate/v1 and inference
 	@$(BIN)/python -m protos.generate
 
 train: $(READY) ## install [train] (several GB) into .venv, then train both models; python -m models.publish puts a draft into the repository

@@ -21,7 +21,7 @@ def compile_protos(*outputs: str) -> None:
 
 
 def write_stubs(directory: Path) -> None:
-    """Write ``fraudgate/v1/*_pb2.py``, ``*_pb2.pyi`` and ``*_pb2_grpc.py`` under a source root."""
+    """Write ``*_pb2.py``, ``*_pb2.pyi`` and ``*_pb2_grpc.py`` under a source root, in folders as the proto files'."""
     compile_protos(f"--python_out={directory}", f"--pyi_out={directory}", f"--grpc_python_out={directory}")
 
 

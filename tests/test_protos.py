@@ -12,6 +12,10 @@ from google.protobuf import descriptor_pb2
 
 from protos.generate import SERVICE, compile_protos, write_stubs
 
+OWN, STANDARD = "fraudgate.v1", "inference"
+"""The packages: our contract, and the part of the Open Inference Protocol that is served."""
+STUBS = ("fraudgate/v1", "fraudgate/inference")
+
 FIELDS = """
 ScoreRequest          transaction
 Transaction           transaction_id event_time amount_minor currency customer_id terminal_id card_id merchant_id device_id ip_address attributes
@@ -40,6 +44,37 @@ ModelService    ListModels LoadModel PromoteModel RollbackModel SetShadow
 LatencyService  GetLatencyReport ResetLatency
 """
 """The published calls; one that is not built yet is absent."""
+
+STANDARD_FIELDS = """
+ServerLiveResponse          live=1
+ServerReadyResponse         ready=1
+ModelReadyRequest           name=1 version=2
+ModelReadyResponse          ready=1
+ServerMetadataResponse      name=1 version=2 extensions=3
+ModelMetadataRequest        name=1 version=2
+ModelMetadataResponse       name=1 versions=2 platform=3 inputs=4 outputs=5
+TensorMetadata              name=1 datatype=2 shape=3
+ModelConfigRequest          name=1 version=2
+ModelConfigResponse         config=1
+ModelConfig                 name=1 platform=2 max_batch_size=4 input=5 output=6 default_model_filename=8 parameters=14 backend=17
+ModelInput                  name=1 data_type=2 dims=4
+ModelOutput                 name=1 data_type=2 dims=3
+ModelParameter              string_value=1
+InferParameter              bool_param=1 int64_param=2 string_param=3 double_param=4 uint64_param=5
+InferTensorContents         bool_contents=1 int_contents=2 int64_contents=3 uint_contents=4 uint64_contents=5 fp32_contents=6 fp64_contents=7 bytes_contents=8
+ModelInferRequest           model_name=1 model_version=2 id=3 parameters=4 inputs=5 outputs=6 raw_input_contents=7
+InferInputTensor            name=1 datatype=2 shape=3 parameters=4 contents=5
+InferRequestedOutputTensor  name=1 parameters=2
+ModelInferResponse          model_name=1 model_version=2 id=3 parameters=4 outputs=5 raw_output_contents=6
+InferOutputTensor           name=1 datatype=2 shape=3 parameters=4 contents=5
+ModelStatisticsRequest      name=1 version=2
+ModelStatisticsResponse     model_stats=1
+ModelStatistics             name=1 version=2 last_inference=3 inference_count=4 execution_count=5 inference_stats=6 batch_stats=7
+InferStatistics             success=1 fail=2 queue=3 compute_input=4 compute_infer=5 compute_output=6
+InferBatchStatistics        batch_size=1 compute_input=2 compute_infer=3 compute_output=4
+StatisticDuration           count=1 ns=2
+"""  # noqa: E501
+"""The messages of package ``inference`` that have fields, with the standard's numbers."""
 
 Field = descriptor_pb2.FieldDescriptorProto
 ASKED = {
@@ -89,6 +124,16 @@ def protos(tmp_path_factory: pytest.TempPathFactory) -> list[Proto]:
     return [Proto(file) for file in descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes()).file]
 
 
+def of(package: str, protos: list[Proto]) -> list[Proto]:
+    return [proto for proto in protos if proto.file.package == package]
+
+
+def stubs(root: Path) -> dict[str, bytes]:
+    """The stubs under a source root, by their path from there."""
+    found = [path for folder in STUBS for path in (root / folder).glob("*_pb2*")]
+    return {str(path.relative_to(root)): path.read_bytes() for path in found}
+
+
 def rows(table: str) -> dict[str, list[str]]:
     return {words[0]: words[1:] for line in table.strip().splitlines() if (words := line.split())}
 
@@ -99,14 +144,13 @@ def in_number_order(parts: Iterable[Any]) -> list[str]:
 
 def test_stubs_are_up_to_date(tmp_path: Path) -> None:
     write_stubs(tmp_path)
-    fresh = {path.name: path.read_bytes() for path in (tmp_path / "fraudgate/v1").iterdir()}
-    kept = {path.name: path.read_bytes() for path in (SERVICE / "fraudgate/v1").glob("*_pb2*")}
+    fresh, kept = stubs(tmp_path), stubs(SERVICE)
     stale = [name for name in sorted(fresh | kept) if fresh.get(name) != kept.get(name)]
     assert not stale, f"stubs differ from protos/: {stale}; run make protos"
 
 
 def test_field_numbers_follow_the_published_order(protos: list[Proto]) -> None:
-    messages = {message.name: message for proto in protos for message in proto.file.message_type}
+    messages = {message.name: message for proto in of(OWN, protos) for message in proto.file.message_type}
     for name, fields in rows(FIELDS).items():
         assert in_number_order(messages[name].field)[: len(fields)] == fields, name
     for name, message in messages.items():
@@ -115,7 +159,7 @@ def test_field_numbers_follow_the_published_order(protos: list[Proto]) -> None:
 
 
 def test_enum_numbers_follow_the_published_order(protos: list[Proto]) -> None:
-    enums = {enum.name: enum for proto in protos for enum in proto.file.enum_type}
+    enums = {enum.name: enum for proto in of(OWN, protos) for enum in proto.file.enum_type}
     assert enums.keys() == rows(VALUES).keys()
     for name, values in rows(VALUES).items():
         assert in_number_order(enums[name].value) == values
@@ -123,12 +167,18 @@ def test_enum_numbers_follow_the_published_order(protos: list[Proto]) -> None:
 
 
 def test_services_have_only_published_calls(protos: list[Proto]) -> None:
-    services = {service.name: service for proto in protos for service in proto.file.service}
+    services = {service.name: service for proto in of(OWN, protos) for service in proto.file.service}
     published = rows(CALLS)
     assert services.keys() <= published.keys()
     for name, service in services.items():
         assert {call.name for call in service.method} <= set(published[name]), name
     assert [call.name for call in services["ScoringService"].method] == published["ScoringService"]
+
+
+def test_field_numbers_are_the_standards(protos: list[Proto]) -> None:
+    messages = {message.name: message for proto in of(STANDARD, protos) for message in proto.file.message_type}
+    numbers = {name: [f"{field.name}={field.number}" for field in m.field] for name, m in messages.items()}
+    assert {name: fields for name, fields in numbers.items() if fields} == rows(STANDARD_FIELDS)
 
 
 def test_messages_are_flat(protos: list[Proto]) -> None:

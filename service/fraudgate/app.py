@@ -13,16 +13,18 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from fraudgate import state
-from fraudgate.assembly import Parts, Say, warm_up
+from fraudgate.assembly import Parts, Say, load_version, warm_up
 from fraudgate.clock import monotonic_ns, time_ns
 from fraudgate.control.decoding import Decoding
 from fraudgate.control.features import FeatureServicer
+from fraudgate.control.inference import InferenceServicer
 from fraudgate.control.latency import LatencyServicer
 from fraudgate.control.models import ModelServicer
 from fraudgate.control.outcomes import OutcomeServicer
 from fraudgate.frontend import aio, refusals
 from fraudgate.frontend.aio_server import check_certificates, listen
 from fraudgate.frontend.choice import choose
+from fraudgate.inference import grpc_service_pb2, grpc_service_pb2_grpc
 from fraudgate.latency.report import write_hlog
 from fraudgate.latency.stalls import LoopWatch
 from fraudgate.limits import BATCH_ROWS_MAX, SECOND_NS
@@ -40,7 +42,7 @@ from fraudgate.v1 import (
 )
 
 _log = logging.getLogger(__name__)
-_CONTROL_MODULES = (features_pb2, latency_pb2, models_pb2, outcomes_pb2)
+_CONTROL_MODULES = (features_pb2, grpc_service_pb2, latency_pb2, models_pb2, outcomes_pb2)
 
 
 class Service:
@@ -115,6 +117,13 @@ class Service:
         models_pb2_grpc.add_ModelServiceServicer_to_server(
             ModelServicer(root, lambda: (info.name, info.version)), server
         )
+        inference = InferenceServicer(
+            root,
+            lambda: parts.engine,
+            lambda: self._ready,
+            lambda info: load_version(parts.config, parts.schema, info.name, info.version),
+        )
+        grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = [_service_name(module) for module in _CONTROL_MODULES]
         reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)

@@ -114,8 +114,13 @@ def load_schema(name: str) -> FeatureSchema:
 
 def load_engine(config: Config, schema: FeatureSchema) -> Engine:
     """The configured model version, loaded, warmed up and proved. Raises EngineRefused."""
+    return load_version(config, schema, config.model.name, config.model.version)
+
+
+def load_version(config: Config, schema: FeatureSchema, name: str, version: str) -> Engine:
+    """A version of the repository, "" the one published last, as ``load_engine``. Raises EngineRefused."""
     model = config.model
-    path = resolve(Path(model.repository), model.name, model.version or None)
+    path = resolve(Path(model.repository), name, version or None)
     return OnnxEngine.load(path, schema.fingerprint, model.provider, model.allow_fallback)
 
 

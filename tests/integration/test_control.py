@@ -384,6 +384,7 @@ CONTROL_SERVICES = {
     "fraudgate.v1.OutcomeService",
     "grpc.health.v1.Health",
     "grpc.reflection.v1alpha.ServerReflection",
+    "inference.GRPCInferenceService",
 }
 
 
