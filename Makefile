@@ -9,9 +9,9 @@ CRATE := $(shell find service/ingress -name target -prune -o -type f ! -name '*.
 export NATIVE
 TRAINABLE := $(BIN)/python -c 'from importlib.util import find_spec; raise SystemExit(not all(map(find_spec, ("onnx", "sklearn", "torch", "xgboost"))))'
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make requirements" pyproject.toml
+	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make requirements"
 
-.PHONY: help setup demo test test-slow test-train check bench protos train requirements
+.PHONY: help setup demo test test-slow test-rtx test-train check bench protos train requirements
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r verb does; do printf 'make %-14s%s\n' "$$verb" "$$does"; done
@@ -34,6 +34,9 @@ test: $(READY) $(NATIVE_READY) ## the test suite, under 5 minutes
 
 test-slow: $(READY) $(NATIVE_READY) ## the suites that take minutes
 	@$(BIN)/pytest -m slow $(ARGS)
+
+test-rtx: $(READY) ## compile the published models with TensorRT for RTX (240 MB into .venv-rtx); needs no GPU
+	@sh .ci/rtx $(ARGS)
 
 test-train: $(READY) ## the training recipe on a small sample, where [train] is installed
 	@if $(TRAINABLE); then $(BIN)/python -m models.train --dataset simulated --sample $(ARGS); \
@@ -62,5 +65,7 @@ train: $(READY) ## install [train] (several GB) into .venv, then train both mode
 	@$(BIN)/python -m models.train --dataset simulated $(ARGS)
 
 requirements: $(READY) ## pin what pyproject.toml asks for, with hashes; ARGS=--upgrade takes newer releases
-	@$(COMPILE) $(ARGS) --extra cpu --extra dev --output-file requirements-dev.txt
-	@$(COMPILE) $(ARGS) --extra cpu --constraint requirements-dev.txt --output-file requirements.txt
+	@$(COMPILE) pyproject.toml $(ARGS) --extra cpu --extra dev --output-file requirements-dev.txt
+	@$(COMPILE) pyproject.toml $(ARGS) --extra cpu --constraint requirements-dev.txt --output-file requirements.txt
+	@printf '%s\n' tensorrt-rtx-cu13 tensorrt-rtx-cu13-bindings tensorrt-rtx-cu13-libs | \
+		$(COMPILE) - $(ARGS) --no-deps --output-file requirements-rtx.txt

@@ -75,7 +75,7 @@ def test_both_requirements_files_pin_the_same_versions() -> None:
 
 
 def test_requirements_and_locks_carry_no_addresses() -> None:
-    for name in ("requirements.txt", "requirements-dev.txt"):
+    for name in ("requirements.txt", "requirements-dev.txt", "requirements-rtx.txt"):
         lines = (ROOT / name).read_text().splitlines()
         bad = [line for line in lines if "://" in line or line.startswith("-")]
         assert not bad, f"{name} carries addresses: {bad[:3]}; run make requirements"

@@ -17,6 +17,7 @@ from fraudgate.editions import Edition, Editions
 from fraudgate.engines.base import Engine
 from fraudgate.engines.onnxruntime import OnnxEngine
 from fraudgate.engines.placement import InlineEngine, ThreadedEngine, place
+from fraudgate.engines.providers import engine_cache
 from fraudgate.engines.repository import resolve
 from fraudgate.errors import ConfigError, FeaturesRefused
 from fraudgate.features import snapshot
@@ -121,7 +122,8 @@ def load_version(config: Config, schema: FeatureSchema, name: str, version: str)
     """A version of the repository, "" the one published last, as ``load_engine``. Raises EngineRefused."""
     model = config.model
     path = resolve(Path(model.repository), name, version or None)
-    return OnnxEngine.load(path, schema.fingerprint, model.provider, model.allow_fallback)
+    cache_dir = engine_cache(model.cache_dir)
+    return OnnxEngine.load(path, schema.fingerprint, model.provider, model.allow_fallback, cache_dir)
 
 
 def load_store(config: Config, schema: FeatureSchema, event_clock: Clock, say: Say) -> EmbeddedStore:

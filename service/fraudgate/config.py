@@ -108,6 +108,8 @@ class Model(_Section, forbid_unknown_fields=True, frozen=True):
     """Empty = the newest."""
     provider: Literal["cpu", "cuda", "tensorrt"] = "cpu"
     allow_fallback: bool = False
+    cache_dir: str = ""
+    """Where the tensorrt provider keeps compiled engines and timings; empty = the user's cache."""
 
 
 class Rules(_Section, forbid_unknown_fields=True, frozen=True):

@@ -1,5 +1,7 @@
 """``fraudgate model list`` and ``fraudgate model check DIR``: what the repository holds, and whether it may be served.
 
+``fraudgate model compile DIR`` is ``commands/plan.py``.
+
 check, in order, each needing the ones before it:
 
     manifest     every field, and the directory's two names
@@ -22,6 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fraudgate.commands import plan
 from fraudgate.engines import golden
 from fraudgate.engines.invariance import check_invariance
 from fraudgate.engines.onnxruntime import PROVIDERS, OnnxEngine
@@ -31,7 +34,7 @@ from fraudgate.features.schema import SCHEMAS_DIRECTORY, FeatureSchema
 from fraudgate.limits import ENGINE_BUDGET_NS, INLINE_ENGINE_NS_MAX, MICROSECOND_NS
 from fraudgate.tensors import Slab
 
-HELP = "list the model repository, or check that a version may be served here"
+HELP = "list the model repository, check that a version may be served here, or compile one"
 LATENCY_RUNS = 2_000
 
 
@@ -44,12 +47,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     checker.add_argument("directory", type=Path, metavar="DIR", help="models/repository/<model>/<version>")
     checker.add_argument("--schema", metavar="NAME|FILE", help="the feature schema to serve it with")
     checker.add_argument("--provider", choices=PROVIDERS, default="cpu")
-    for verb in (lister, checker):
+    compiler = verbs.add_parser("compile", help=plan.HELP)
+    plan.add_arguments(compiler)
+    for verb in (lister, checker, compiler):
         verb.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write JSON (stdout without FILE)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """List or check; 1 when a check did not hold. FraudgateError: there is nothing to list or check."""
+    """List, check or compile; 1 when a check did not hold. FraudgateError: there is nothing to list or check."""
+    if args.verb == "compile":
+        _write(*plan.compile_model(args), args.json)
+        return 0
     return _list(args) if args.verb == "list" else _check(args)
 
 

@@ -1,13 +1,17 @@
 """The engine port: what the pipeline needs of whatever scores a slab."""
 
 from collections.abc import Sequence
+from time import perf_counter_ns
 from typing import NamedTuple, Protocol
 
 from fraudgate.engines.repository import Thresholds
+from fraudgate.errors import EngineFailed, EngineRefused
 from fraudgate.tensors import Slab
 from fraudgate.transaction import Float32
 
-__all__ = ["Engine", "EngineInfo", "Thresholds"]
+__all__ = ["Engine", "EngineInfo", "Thresholds", "warm_up"]
+
+WARM_UP_RUNS = 51
 
 
 class EngineInfo(NamedTuple):
@@ -22,9 +26,9 @@ class EngineInfo(NamedTuple):
     schema_fingerprint: str
     thresholds: Thresholds
     provider: str
-    """Where it really runs: "cpu", "cuda" or "tensorrt"."""
+    """Where it really runs: "cpu", "cuda" or "tensorrt" of ONNX Runtime, or a plan's target."""
     isa: str
-    """The host's instruction-set class, see ``golden.host_isa``."""
+    """The host's instruction-set class, see ``golden.host_isa``; of a GPU its compute capability, as "sm8.9"."""
     runtime: str
     """The runtime's version; with ``isa`` it names the golden bits of this host."""
     bit_proved: bool
@@ -50,3 +54,17 @@ class Engine(Protocol):
         Padding rows have scores too, and they mean nothing. Raises EngineFailed.
         """
         ...
+
+
+def warm_up(engine: Engine) -> int:
+    """Run on zeros; the median run in nanoseconds. Binds a slab of its own. Raises EngineRefused."""
+    engine.bind([Slab(engine.features)])
+    runs_ns = []
+    for _ in range(WARM_UP_RUNS):
+        start_ns = perf_counter_ns()
+        try:
+            engine.run(0)
+        except EngineFailed as failure:
+            raise EngineRefused(f"a run on zeros failed: {failure}") from failure
+        runs_ns.append(perf_counter_ns() - start_ns)
+    return sorted(runs_ns)[len(runs_ns) // 2]

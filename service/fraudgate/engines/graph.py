@@ -66,6 +66,13 @@ def read_graph(model: bytes) -> GraphFacts:
     return facts
 
 
+def operators(model: bytes) -> list[str]:
+    """The operators of the graph itself, one a node, in order; subgraphs are not entered. ValueError, IndexError."""
+    graphs = [_message(value) for number, value in _fields(memoryview(model)) if number == 7]
+    nodes = [_message(value) for graph in graphs for number, value in _fields(graph) if number == 1]
+    return [op for node in nodes for op in _texts(list(_fields(node)), 4)]
+
+
 def check_graph(model: bytes) -> None:
     """Refuse a graph whose scores could depend on batch-mates or chance, or that needs other files."""
     facts = read_graph(model)

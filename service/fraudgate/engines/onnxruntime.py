@@ -1,24 +1,34 @@
 """ONNX Runtime as an engine: fixed shape, one thread, no spinning, inputs and outputs bound once by address."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
 from fraudgate.engines import golden
-from fraudgate.engines.base import EngineInfo
+from fraudgate.engines.base import EngineInfo, warm_up
 from fraudgate.engines.graph import check_graph
-from fraudgate.engines.repository import GOLDEN, MODEL, GraphOptimisation, Manifest, Tensor, read_files, read_manifest
+from fraudgate.engines.providers import engine_cache, make_private, provider_options
+from fraudgate.engines.repository import (
+    GOLDEN,
+    MODEL,
+    GraphOptimisation,
+    Manifest,
+    Tensor,
+    check_schema,
+    read_files,
+    read_manifest,
+)
+from fraudgate.engines.signed import signed_activations
 from fraudgate.errors import EngineFailed, EngineRefused
 from fraudgate.limits import BATCH_ROWS_MAX
 from fraudgate.tensors import Slab, aligned_float32
 from fraudgate.transaction import Float32
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
-WARM_UP_RUNS = 51
 _DTYPES = {"tensor(float)": "float32"}
 _LEVELS: dict[GraphOptimisation, ort.GraphOptimizationLevel] = {
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
@@ -33,21 +43,23 @@ class OnnxEngine:
 
     @classmethod
     def load(
-        cls, model_dir: Path, schema_fingerprint: str, provider: str = "cpu", allow_fallback: bool = False
+        cls,
+        model_dir: Path,
+        schema_fingerprint: str,
+        provider: str = "cpu",
+        allow_fallback: bool = False,
+        cache_dir: Path | None = None,
     ) -> "OnnxEngine":
         """Load a published version, warm it up and prove its golden rows. Raises EngineRefused with the reason.
 
         ``allow_fallback``: run on the CPU where ``provider`` is not at hand; ``info.provider`` says what it became.
+        ``cache_dir``: where TensorRT's engines are kept, by default in the user's cache.
         """
         manifest = read_manifest(model_dir)
         files = read_files(model_dir, manifest)
         try:
-            if manifest.schema_fingerprint != schema_fingerprint:
-                raise EngineRefused(
-                    f"trained on feature schema {manifest.schema_fingerprint}, but {schema_fingerprint} is served: "
-                    "serve its own schema or train it again"
-                )
-            engine = cls(files[MODEL], manifest, provider, allow_fallback)
+            check_schema(manifest, schema_fingerprint)
+            engine = cls(files[MODEL], manifest, provider, allow_fallback, cache_dir)
             if GOLDEN in files:
                 bit_proved = golden.check(engine, golden.decode(files[GOLDEN]))
                 engine.info = engine.info._replace(bit_proved=bit_proved)
@@ -55,10 +67,18 @@ class OnnxEngine:
             raise EngineRefused(f"{manifest.name}/{manifest.version}: {refusal}") from refusal
         return engine
 
-    def __init__(self, model: bytes, manifest: Manifest, provider: str = "cpu", allow_fallback: bool = False) -> None:
+    def __init__(
+        self,
+        model: bytes,
+        manifest: Manifest,
+        provider: str = "cpu",
+        allow_fallback: bool = False,
+        cache_dir: Path | None = None,
+    ) -> None:
         """An engine on bytes that are not published yet; ``load`` is the way for those that are."""
         check_graph(model)
-        self._session, used = _open_session(model, manifest.graph_optimisation, provider, allow_fallback)
+        cache_dir = cache_dir or engine_cache()
+        self._session, used = _open_session(model, manifest.graph_optimisation, provider, allow_fallback, cache_dir)
         inputs = [_tensor(argument) for argument in self._session.get_inputs()]
         outputs = [_tensor(argument) for argument in self._session.get_outputs()]
         _check_shapes(inputs, outputs, manifest)
@@ -81,7 +101,7 @@ class OnnxEngine:
         self._names = inputs[0].name, outputs[0].name
         self._slots: list[tuple[Any, Float32]] = []
         self._bound: list[tuple[Slab, Any]] = []
-        self.run_ns = self._warm_up()
+        self.run_ns = warm_up(self)
 
     def __repr__(self) -> str:
         info = self.info
@@ -109,25 +129,9 @@ class OnnxEngine:
             raise EngineFailed(f"{self.info.name}/{self.info.version}: {error}") from error
         return scores
 
-    def _warm_up(self) -> int:
-        """Run on zeros; the median run in nanoseconds."""
-        self.bind([Slab(self.features)])
-        runs_ns = []
-        for _ in range(WARM_UP_RUNS):
-            start_ns = perf_counter_ns()
-            self._warm_run()
-            runs_ns.append(perf_counter_ns() - start_ns)
-        return sorted(runs_ns)[len(runs_ns) // 2]
-
-    def _warm_run(self) -> None:
-        try:
-            self.run(0)
-        except EngineFailed as failure:
-            raise EngineRefused(f"a run on zeros failed: {failure}") from failure
-
 
 def _open_session(
-    model: bytes, graph_optimisation: GraphOptimisation, provider: str, allow_fallback: bool
+    model: bytes, graph_optimisation: GraphOptimisation, provider: str, allow_fallback: bool, cache_dir: Path
 ) -> tuple[ort.InferenceSession, str]:
     """A session, and the provider that it really runs on. Silent fallback to the CPU is refused."""
     if provider not in PROVIDERS:
@@ -135,21 +139,38 @@ def _open_session(
     used = provider if PROVIDERS[provider] in ort.get_available_providers() else "cpu"
     if used != provider and not allow_fallback:
         raise _not_at_hand(provider)
-    options = _session_options(graph_optimisation)
+    graph, chosen = _for_provider(model, used, cache_dir)
+    options = session_options(graph_optimisation)
     if not allow_fallback and used != "cpu":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
         session = ort.InferenceSession(
-            model, options, providers=[PROVIDERS[used]], enable_fallback=0, read_config_from_model=0
+            graph,
+            options,
+            providers=[PROVIDERS[used]],
+            provider_options=[chosen],
+            enable_fallback=0,
+            read_config_from_model=0,
         )
     except Exception as error:  # the runtime's exceptions share no base class
-        raise EngineRefused(f"ONNX Runtime {ort.__version__} does not take the graph: {error}") from error
-    first = session.get_providers()[0]
-    if first != PROVIDERS[used]:
-        if not allow_fallback:
-            raise _not_at_hand(provider)
-        used = next(name for name, long_name in PROVIDERS.items() if long_name == first)
-    return session, used
+        # Without its libraries TensorRT's provider raises, where CUDA's gives a session on the CPU.
+        if used == "cpu" or not allow_fallback:
+            raise EngineRefused(f"ONNX Runtime {ort.__version__} does not take the graph on {used}: {error}") from error
+        return _open_session(model, graph_optimisation, "cpu", allow_fallback, cache_dir)
+    if session.get_providers()[0] == PROVIDERS[used]:
+        return session, used
+    if not allow_fallback:
+        raise _not_at_hand(provider)
+    return _open_session(model, graph_optimisation, "cpu", allow_fallback, cache_dir)
+
+
+def _for_provider(model: bytes, provider: str, cache_dir: Path) -> tuple[bytes, dict[str, str]]:
+    """The graph as the provider reads it right, and the provider's options."""
+    if provider != "tensorrt":
+        return model, provider_options(provider, cache_dir)
+    make_private(cache_dir)
+    engines = make_private(cache_dir / hashlib.sha256(model).hexdigest())
+    return signed_activations(model), provider_options(provider, engines)
 
 
 def _not_at_hand(provider: str) -> EngineRefused:
@@ -159,7 +180,8 @@ def _not_at_hand(provider: str) -> EngineRefused:
     )
 
 
-def _session_options(graph_optimisation: GraphOptimisation) -> ort.SessionOptions:
+def session_options(graph_optimisation: GraphOptimisation) -> ort.SessionOptions:
+    """One thread that does not spin, at the manifest's optimisation level."""
     options = ort.SessionOptions()
     options.graph_optimization_level = _LEVELS[graph_optimisation]
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL

@@ -145,6 +145,15 @@ def read_manifest(model_dir: Path) -> Manifest:
     return manifest
 
 
+def check_schema(manifest: Manifest, schema_fingerprint: str) -> None:
+    """Refuse a model that was trained on other features than those served."""
+    if manifest.schema_fingerprint != schema_fingerprint:
+        raise EngineRefused(
+            f"trained on feature schema {manifest.schema_fingerprint}, but {schema_fingerprint} is served: "
+            "serve its own schema or train it again"
+        )
+
+
 def read_files(model_dir: Path, manifest: Manifest) -> dict[str, bytes]:
     """The bytes of every file of the manifest, digests checked on the very bytes returned.
 
