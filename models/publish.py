@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from fraudgate.engines import golden
+from fraudgate.engines import golden, probes
 from fraudgate.engines.onnxruntime import OnnxEngine
 from fraudgate.engines.repository import GOLDEN, MANIFEST, MODEL, Manifest, publish
 from fraudgate.errors import EngineRefused, FraudgateError
@@ -34,7 +34,8 @@ def write_draft(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) ->
 def publish_draft(folder: Path, version: str, repository: Path = REPOSITORY) -> Path:
     """Publish the draft in ``folder`` and return the version's directory.
 
-    Raises EngineRefused for a draft that misses its floor, that this host does not prove, or whose version exists.
+    Raises EngineRefused for a draft that misses its floor, that this host does not prove, that strays from FP32, or
+    whose version exists.
     """
     try:
         draft = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
@@ -44,8 +45,10 @@ def publish_draft(folder: Path, version: str, repository: Path = REPOSITORY) -> 
     manifest = msgspec.structs.replace(draft, version=version, published_at=datetime.now(UTC).replace(microsecond=0))
     if missed := shortfalls(manifest):
         raise EngineRefused(f"{folder} misses its floor: {'; '.join(missed)}")
-    if not golden.check(OnnxEngine(files[MODEL], manifest), golden.decode(files[GOLDEN])):
+    engine, rows = OnnxEngine(files[MODEL], manifest), golden.decode(files[GOLDEN])
+    if not golden.check(engine, rows):
         raise EngineRefused(f"{folder} was made on another class of host: train it here")
+    probes.parity(engine, rows)
     return publish(repository, manifest, files)
 
 

@@ -116,6 +116,7 @@ def train(dataset: Dataset, name: str, seeds: int, recipe: Recipe, sample: bool)
         calibration_set_digest=digest(week.train, week.train_fraud),
         metrics={
             **{precision: week.measure(scores)._asdict() for precision, scores in comparison.scores.items()},
+            "run_us": {str(precision): run_us for precision, run_us in comparison.run_us.items()},
             "validation_int8": Quality(*np.mean(chosen.validation[chosen.seed], axis=0).tolist())._asdict(),
             "floor": dict(SAMPLE_FLOOR) if sample else find_floor(name, network),
         },
@@ -123,7 +124,9 @@ def train(dataset: Dataset, name: str, seeds: int, recipe: Recipe, sample: bool)
         calibration=calibration,
         command=shlex.join(["python", "-m", "models.train", *sys.argv[1:]]),
     )
-    rows = golden.record(served.engine_of(graphs["int8"], "int8"), golden_rows(network, chosen.thresholds))
+    features = golden_rows(network, chosen.thresholds)
+    fp32 = served.score(graphs["fp32"], "fp32", features)
+    rows = golden.record(served.engine_of(graphs["int8"], "int8"), features, fp32)
     facts = card.Facts(
         manifest, recipe, chosen.seed, chosen.validation, chosen.caught, week, comparison, len(rows.features)
     )

@@ -79,6 +79,20 @@ def test_every_kind_is_read() -> None:
     assert schema.entities == {"merchant_id", "card_id"}
 
 
+def test_a_feature_may_say_which_way_the_score_goes_with_it() -> None:
+    assert FeatureSchema.parse(GOOD).monotone == {}
+    demanding = (
+        GOOD.replace('kind = "amount"', 'kind = "amount"\nmonotone = "increasing"') + 'monotone = "decreasing"\n'
+    )
+    schema = FeatureSchema.parse(demanding)
+    assert schema.monotone == {"amount": "increasing", "share": "decreasing"}
+    assert schema.features == FeatureSchema.parse(GOOD).features
+    assert schema.fingerprint == FeatureSchema.parse(GOOD).fingerprint  # a demand on the model, not on its inputs
+    assert hash(schema)
+    with pytest.raises(SchemaError, match=r"feature 'amount': monotone 'increasin' is not one of .* did you mean"):
+        FeatureSchema.parse(demanding.replace("increasing", "increasin"))
+
+
 def test_the_fingerprint_follows_the_meaning_and_not_the_layout() -> None:
     fingerprint = FeatureSchema.parse(GOOD).fingerprint
     same = '# a comment\ntick = "1000ms"\n' + GOOD.replace('"7d"', '"168h"').replace("0.25", "2.5e-1")

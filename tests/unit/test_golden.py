@@ -73,6 +73,14 @@ def test_golden_rows_survive_their_file(golden_rows):
     }
 
 
+def test_fp32_scores_stand_beside_the_bits(engine, golden_rows):
+    assert golden.decode(golden.encode(golden_rows)).fp32 is None
+    fp32 = np.linspace(0, 1, len(golden_rows.features), dtype=np.float32)
+    found = golden.decode(golden.encode(golden.record(engine, golden_rows.features, fp32)))
+    assert np.array_equal(found.fp32, fp32)
+    assert found.bits.keys() == golden_rows.bits.keys()
+
+
 def test_a_host_with_the_same_bits_is_proved(tmp_path, golden_rows):
     model_dir = publish_graph(tmp_path, INT8, {"golden.arrow": golden.encode(golden_rows)})
     assert OnnxEngine.load(model_dir, FINGERPRINT).info.bit_proved == (golden.host_isa() != "other")
@@ -163,6 +171,8 @@ def golden_table(count: int = 1_000, **columns: pa.Array) -> pa.Table:
         (arrow_file(golden_table(features=pa.array(np.ones(1_000, np.float32)))), "fixed-size list of float"),
         (arrow_file(golden_table(**{"bits:1:avx2": pa.array(np.ones(1_000, np.float32))})), "needs uint32 columns"),
         (arrow_file(golden_table(**{"bits:1:avx2": pa.array([None] * 1_000, pa.uint32())})), "no nulls"),
+        (arrow_file(golden_table(fp32=pa.array(np.ones(1_000)))), "fp32 must be float, not double"),
+        (arrow_file(golden_table(fp32=pa.array([None] * 1_000, pa.float32()))), "no nulls"),
         (
             arrow_file(
                 golden_table(features=pa.FixedSizeListArray.from_arrays(pa.array(np.full(2_000, np.nan, "f4")), 2))

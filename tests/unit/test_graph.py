@@ -42,6 +42,31 @@ def test_the_operators_are_those_that_the_onnx_package_sees():
         assert read_graph(model.SerializeToString()).ops == {node.op_type for node in model.graph.node}
 
 
+def test_dropout_that_is_told_whether_it_trains_is_refused():
+    check_graph(graph_of(helper.make_node("Dropout", [INPUT, "ratio", ""], ["o"])).SerializeToString())
+    training = helper.make_node("Dropout", [INPUT, "", "training"], ["o"])
+    assert "1 Dropout nodes may be training" in refusal(graph_of(training))
+    assert "1 Dropout nodes" in refusal(graph_of(hidden_in_branches(training, 2)))
+
+
+@pytest.mark.parametrize("dims", [[50_000, 50_000], [1 << 62], [-1]])
+def test_a_tensor_that_declares_more_than_it_holds_is_refused(dims):
+    hollow = TensorProto(name="huge", data_type=TensorProto.FLOAT, dims=dims, raw_data=bytes(400))
+    assert "declare more than they hold (huge)" in refusal(graph_of(initializers=[hollow]))
+    constant = helper.make_node("Constant", [], ["huge"], value=hollow)
+    assert "declare more than they hold (huge)" in refusal(graph_of(constant))
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int8, np.bool_, np.float64])
+def test_tensors_of_every_size_hold_what_they_declare(kind):
+    for shape in ((), (0,), (0, 1 << 40), (100, 100)):
+        if 0 in shape:
+            tensor = TensorProto(name="none", data_type=TensorProto.FLOAT, dims=shape)
+        else:
+            tensor = numpy_helper.from_array(np.zeros(shape, kind), "some")
+        check_graph(graph_of(initializers=[tensor]).SerializeToString())
+
+
 def test_dynamic_quantisation_is_refused_with_its_reason():
     assert "depend on its batch-mates; quantise statically" in refusal(dynamic_graph())
 

@@ -6,17 +6,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 from fraudgate.commands import model
 from fraudgate.control.models import ModelServicer
 from fraudgate.engines import golden
+from fraudgate.engines.conformance import CHECKS
+from fraudgate.engines.repository import Thresholds, read_manifest
 from fraudgate.errors import ConfigError
 from fraudgate.features.schema import FeatureSchema
 from fraudgate.v1 import models_pb2
-from tests.unit.onnx_graphs import FEATURES, FINGERPRINT, engine_of, fp32_graph, int8_graph, publish_graph
-
-CHECKS = ["manifest", "digests", "schema", "engine", "golden", "invariance", "latency"]
+from tests.unit.onnx_graphs import FEATURES, FINGERPRINT, INPUT, engine_of, fp32_graph, int8_graph, publish_graph
 
 
 def arguments(*words: object) -> argparse.Namespace:
@@ -26,31 +28,60 @@ def arguments(*words: object) -> argparse.Namespace:
 
 
 def published(root: Path, version: str = "1", with_golden: bool = True, **changes: object) -> Path:
-    graph = int8_graph()
+    graph = nan_aware(int8_graph())
     rows = np.random.default_rng(0).normal(size=(1_024, FEATURES)).astype(np.float32)
-    files = {"golden.arrow": golden.encode(golden.record(engine_of(graph), rows))} if with_golden else {}
-    fingerprint = FeatureSchema.named("handbook").fingerprint
-    return publish_graph(root, graph, files, **({"version": version, "schema_fingerprint": fingerprint} | changes))
+    recorded = golden.record(engine_of(graph), rows)
+    (bits,) = recorded.bits.values()
+    review, decline = np.quantile(bits.view(np.float32).astype(np.float64), [0.9, 0.95]).tolist()
+    files = {"golden.arrow": golden.encode(recorded)} if with_golden else {}
+    fields = {
+        "version": version,
+        "schema_fingerprint": FeatureSchema.named("handbook").fingerprint,
+        "thresholds": Thresholds(review, decline),
+    }
+    return publish_graph(root, graph, files, **(fields | changes))
+
+
+def nan_aware(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph, but a feature that is not finite gives NaN: 0 x every feature is added to the logit."""
+    nodes, initializers = graph.graph.node, graph.graph.initializer
+    initializers.append(numpy_helper.from_array(np.zeros((FEATURES, 1), np.float32), "zeros"))
+    last = nodes.pop()
+    nodes.append(helper.make_node("MatMul", [INPUT, "zeros"], ["finite"]))
+    nodes.append(helper.make_node("Add", [last.input[0], "finite"], ["checked"]))
+    nodes.append(helper.make_node(last.op_type, ["checked"], last.output))
+    return graph
 
 
 def test_a_good_model_passes_every_check(tmp_path, capsys):
     assert model.run(arguments("check", published(tmp_path))) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in lines] == [["ok", check] for check in CHECKS]
-    assert "0 differing bits" in lines[5]
+    assert "1,024 rows in 20,480 contexts, 528 places: 0 differing bits" in "\n".join(lines)
 
 
-def test_the_first_check_that_does_not_hold_ends_it(tmp_path, capsys):
+def test_a_good_model_passes_beside_itself_quickly(tmp_path, capsys):
+    directory = published(tmp_path)
+    assert model.run(arguments("check", directory, "--quick", "--against", directory)) == 0
+    output = capsys.readouterr().out
+    assert "528 rows in 5,808 contexts, 528 places: 0 differing bits" in output
+    assert "test/1: 100% of the rows that either stops are stopped by both" in output
+
+
+def test_a_check_that_does_not_hold_stops_only_those_that_need_it(tmp_path, capsys):
     directory = published(tmp_path, with_golden=False)
-    assert model.run(arguments("check", directory, "--json")) == 1
+    assert model.run(arguments("check", directory, "--quick", "--json")) == 1
     answer = json.loads(capsys.readouterr().out)
     assert answer["holds"] is False
-    assert [check["check"] for check in answer["checks"]] == CHECKS[:5]
-    assert answer["checks"][-1] == {
-        "check": "golden",
+    checks = {check.pop("check"): check for check in answer["checks"]}
+    assert list(checks) == list(CHECKS)
+    assert checks["golden"] == {
         "holds": False,
         "detail": "there is no golden.arrow: publish the model with golden rows",
+        "skipped": False,
     }
+    assert checks["invariance"] == {"holds": False, "detail": "skipped for want of rows", "skipped": True}
+    assert checks["memory"]["holds"] is True
 
 
 def test_a_schema_that_no_one_knows_is_named(tmp_path, capsys):
@@ -67,7 +98,11 @@ def test_a_changed_file_is_found(tmp_path, capsys):
 
 
 def test_there_must_be_something_to_check_or_list(tmp_path):
-    for words in (["check", tmp_path / "absent"], ["list", "--repository", tmp_path / "absent"]):
+    for words in (
+        ["check", tmp_path / "absent"],
+        ["check", tmp_path, "--against", tmp_path / "absent"],
+        ["list", "--repository", tmp_path / "absent"],
+    ):
         with pytest.raises(ConfigError, match="absent"):
             model.run(arguments(*words))
 
@@ -105,7 +140,7 @@ async def test_list_models_over_grpc_says_which_is_live(tmp_path):
     (publish_graph(tmp_path, graph, version="2") / "manifest.json").write_text("{")
     servicer = ModelServicer(tmp_path, lambda: ("test", "1"))
     first, second = (await servicer.ListModels(models_pb2.ListModelsRequest(), None)).models
-    digest = model.read_manifest(good).engine_digest
+    digest = read_manifest(good).engine_digest
     assert first == models_pb2.ModelVersion(
         name="test",
         version="1",

@@ -1,7 +1,8 @@
 """Golden rows: inputs whose score bits are known, so that a host can prove that it computes the same.
 
-``golden.arrow`` is an Arrow IPC file of at least 1,000 rows: ``features``, a fixed-size list of float32, and one
-uint32 column of score bits per (runtime version, instruction-set class), named ``bits:<version>:<class>``.
+``golden.arrow`` is an Arrow IPC file of at least 1,000 rows: ``features``, a fixed-size list of float32, one uint32
+column of score bits per (runtime version, instruction-set class), named ``bits:<version>:<class>``, and where it was
+published with them ``fp32``, the float32 scores of the network before it was quantised.
 """
 
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ DIFFERENCE_MAX = 1e-5
 """How far a score may move on a host of another class or runtime."""
 FEATURES = "features"
 BITS = "bits"
+FP32 = "fp32"
 OTHER_ISA = "other"
 
 
@@ -34,6 +36,8 @@ class Golden(NamedTuple):
 
     features: Float32
     bits: dict[str, UInt32]
+    fp32: Float32 | None = None
+    """Scores [n] of the network in FP32; None where it was published without them."""
 
 
 def host_isa(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
@@ -60,6 +64,8 @@ def encode(golden: Golden) -> bytes:
     rows, features = golden.features.shape
     inputs = pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(golden.features).ravel()), features)
     columns = {FEATURES: inputs, **{name: pa.array(bits, pa.uint32()) for name, bits in golden.bits.items()}}
+    if golden.fp32 is not None:
+        columns[FP32] = pa.array(golden.fp32, pa.float32())
     sink = pa.BufferOutputStream()
     table = pa.table(columns)
     with pa.ipc.new_file(sink, table.schema) as writer:
@@ -74,23 +80,27 @@ def decode(data: bytes) -> Golden:
         table.validate(full=True)
         inputs = table.column(FEATURES)
         bits = {name: table.column(name) for name in table.column_names if name.startswith(f"{BITS}:")}
+        fp32 = table.column(FP32) if FP32 in table.column_names else None
     except (pa.ArrowException, KeyError, OSError) as error:
         raise EngineRefused(f"golden.arrow: {error}; publish the model again") from error
     if not (pa.types.is_fixed_size_list(inputs.type) and inputs.type.value_type == pa.float32()):
         raise EngineRefused(f"golden.arrow: {FEATURES} must be a fixed-size list of float, not {inputs.type}")
     if not bits or any(column.type != pa.uint32() for column in bits.values()):
         raise EngineRefused(f"golden.arrow: needs uint32 columns named {BITS}:<version>:<class>")
+    if fp32 is not None and fp32.type != pa.float32():
+        raise EngineRefused(f"golden.arrow: {FP32} must be float, not {fp32.type}")
     if len(table) < ROWS_MIN or any(column.null_count for column in table.columns):
         raise EngineRefused(f"golden.arrow: needs at least {ROWS_MIN} rows and no nulls")
     values = inputs.chunk(0).flatten().to_numpy().reshape(len(table), inputs.type.list_size)
     if not np.isfinite(values).all():
         raise EngineRefused("golden.arrow: a feature is not finite")
-    return Golden(values, {name: column.to_numpy() for name, column in bits.items()})
+    scores = None if fp32 is None else fp32.to_numpy()
+    return Golden(values, {name: column.to_numpy() for name, column in bits.items()}, scores)
 
 
-def record(engine: Engine, features: Float32) -> Golden:
-    """Golden rows from an engine on this host. Binds a slab of its own."""
-    return Golden(features, {bits_column(engine): score(engine, features.astype(np.float64)).view(np.uint32)})
+def record(engine: Engine, features: Float32, fp32: Float32 | None = None) -> Golden:
+    """Golden rows from an engine on this host, beside the scores [n] of its FP32 network. Binds a slab of its own."""
+    return Golden(features, {bits_column(engine): score(engine, features.astype(np.float64)).view(np.uint32)}, fp32)
 
 
 def check(engine: Engine, golden: Golden) -> bool:
@@ -136,7 +146,7 @@ def _starts(rows: int) -> Iterator[int]:
 
 def _check_close(scores: Float32, expected: Float32, thresholds: Thresholds, column: str) -> None:
     difference = float(np.abs(scores.astype(np.float64) - expected).max())
-    flips = int((_decisions(scores, thresholds) != _decisions(expected, thresholds)).sum())
+    flips = int((decisions(scores, thresholds) != decisions(expected, thresholds)).sum())
     if flips or not difference <= DIFFERENCE_MAX:
         raise EngineRefused(
             f"golden scores move by up to {difference:.3g} against {column} and {flips} decisions flip: "
@@ -144,6 +154,7 @@ def _check_close(scores: Float32, expected: Float32, thresholds: Thresholds, col
         )
 
 
-def _decisions(scores: Float32, thresholds: Thresholds) -> npt.NDArray[np.int64]:
+def decisions(scores: Float32, thresholds: Thresholds) -> npt.NDArray[np.int64]:
+    """Of each score [n]: 0 approved, 1 reviewed, 2 declined."""
     wide = scores.astype(np.float64)
     return np.add(wide >= thresholds.review, wide >= thresholds.decline, dtype=np.int64)

@@ -9,7 +9,7 @@ cannot follow to the end is refused.
     FunctionProto   node 7, attribute_proto 11
     NodeProto       input 1, output 2, op_type 4, attribute 5
     AttributeProto  t 5, g 6, tensors 10, graphs 11, sparse_tensor 22, sparse_tensors 23
-    TensorProto     name 8, external_data 13, data_location 14
+    TensorProto     dims 1, name 8, external_data 13, data_location 14
 """
 
 from collections.abc import Iterator
@@ -18,6 +18,10 @@ from dataclasses import dataclass, field
 from fraudgate.errors import EngineRefused
 
 DEPTH_MAX = 32
+ELEMENTS_PER_BYTE_MAX = 4
+"""The smallest element of ONNX has two bits."""
+ELEMENTS_MAX = 1 << 64
+"""Counted no further, or a million dimensions would make a number of a million digits."""
 Field = tuple[int, int | memoryview]
 
 DYNAMIC_OPS = frozenset(
@@ -41,7 +45,11 @@ class GraphFacts:
     ops: set[str] = field(default_factory=set)
     computed_scales: int = 0
     """Quantise nodes whose scale or zero point is computed in the graph: dynamic quantisation spelt by hand."""
+    training_dropouts: int = 0
+    """Dropout nodes that are told whether they train."""
     external_data: bool = False
+    hollow: list[str] = field(default_factory=list)
+    """Tensors that declare more elements than they hold."""
 
 
 def read_graph(model: bytes) -> GraphFacts:
@@ -88,6 +96,10 @@ def check_graph(model: bytes) -> None:
         )
     if random := facts.ops & RANDOM_OPS:
         raise EngineRefused(f"the graph draws random numbers ({', '.join(sorted(random))}): export it for inference")
+    if facts.training_dropouts:
+        raise EngineRefused(f"{facts.training_dropouts} Dropout nodes may be training: export the graph for inference")
+    if facts.hollow:
+        raise EngineRefused(f"tensors declare more than they hold ({', '.join(facts.hollow)}): export the graph again")
     if facts.external_data:
         raise EngineRefused("the graph keeps tensors in other files: export it with its weights inside")
 
@@ -119,6 +131,7 @@ def _walk_nodes(nodes: list[memoryview], facts: GraphFacts, constants: frozenset
     for node in opened:
         ops = _texts(node, 4)
         facts.ops.update(ops)
+        facts.training_dropouts += "Dropout" in ops and any(_texts(node, 1)[2:])
         scale_and_zero_point = [name for name in _texts(node, 1)[1:3] if name]
         if QUANTISING_OPS.intersection(ops) and not constants.issuperset(scale_and_zero_point):
             facts.computed_scales += 1
@@ -142,12 +155,17 @@ def _walk_sparse(sparse: memoryview, facts: GraphFacts) -> set[str]:
 
 
 def _tensor(tensor: memoryview, facts: GraphFacts) -> str:
-    name = ""
+    name, elements = "", 1
     for number, value in _fields(tensor):
-        if number == 8:
+        if number == 1:
+            for size in _numbers(value):
+                elements = min(elements * size, ELEMENTS_MAX)
+        elif number == 8:
             name = _text(value)
         elif number == 13 or (number == 14 and value != 0):
             facts.external_data = True
+    if elements > ELEMENTS_PER_BYTE_MAX * len(tensor) and not facts.external_data:
+        facts.hollow.append(name)
     return name
 
 
@@ -193,6 +211,17 @@ def _message(value: int | memoryview) -> memoryview:
 
 def _text(value: int | memoryview) -> str:
     return str(_message(value), "utf-8")
+
+
+def _numbers(value: int | memoryview) -> Iterator[int]:
+    """A repeated number: one, or packed."""
+    if isinstance(value, int):
+        yield value
+        return
+    position = 0
+    while position < len(value):
+        number, position = _varint(value, position)
+        yield number
 
 
 def _texts(fields: list[Field], number: int) -> list[str]:

@@ -22,6 +22,10 @@ kinds and their keys:
                events in (t - label_delay - width, t - label_delay]; empty (default 0) is the value of an empty window
 
 Durations are an integer and a unit: ms, s, m, h or d.
+
+A feature of any kind may say monotone = "increasing" or "decreasing": raising it alone must never lower the score, or
+never raise it. It is a demand on the model that ``fraudgate model check`` holds it to, and changes no number that the
+model is given: the fingerprint leaves it out.
 """
 
 import hashlib
@@ -29,7 +33,7 @@ import json
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -42,6 +46,7 @@ from fraudgate.transaction import ENTITIES
 
 Aggregate = Literal["count", "sum", "mean", "fraud_share"]
 AGGREGATES: tuple[Aggregate, ...] = get_args(Aggregate)
+Monotone = Literal["increasing", "decreasing"]
 SCHEMAS_DIRECTORY = Path(__file__).parent / "schemas"
 
 _UNITS_NS = {
@@ -120,6 +125,8 @@ class FeatureSchema:
     currency: str
     tick_ns: int
     features: tuple[Feature, ...]
+    monotone: Mapping[str, Monotone] = field(default_factory=dict, hash=False)
+    """Feature name -> which way the score goes with it, for the features that demand it."""
 
     @classmethod
     def load(cls, path: str | Path) -> "FeatureSchema":
@@ -250,25 +257,29 @@ def _schema(table: _Table) -> FeatureSchema:
     tables = table.take("feature", (list,), "an array of tables: [[feature]]")
     table.finish()
     features: dict[str, Feature] = {}
+    monotone: dict[str, Monotone] = {}
     for number, values in enumerate(tables, 1):
-        feature = _feature(values, table.where, number, tick_ns)
+        feature, direction = _feature(values, table.where, number, tick_ns)
         if feature.name in features:
             raise table.fail(f"feature {number}: the name {feature.name!r} is taken already")
         features[feature.name] = feature
+        if direction:
+            monotone[feature.name] = direction
     if not features:
         raise table.fail("a schema needs at least one [[feature]]")
-    return FeatureSchema(name, currency, tick_ns, tuple(features.values()))
+    return FeatureSchema(name, currency, tick_ns, tuple(features.values()), monotone)
 
 
-def _feature(values: Any, file: str, number: int, tick_ns: int) -> Feature:
+def _feature(values: Any, file: str, number: int, tick_ns: int) -> tuple[Feature, Monotone | None]:
     if not isinstance(values, dict):
         raise SchemaError(f"{file}: feature {number} must be a table")
     table = _Table(values, f"{file}: feature {values.get('name', number)!r}")
     name = table.name()
     kind = table.choice("kind", ("amount", "weekend", "hours", "attribute", "profile", "window"))
     feature = _of_kind(kind, name, table, tick_ns)
+    direction = table.choice("monotone", get_args(Monotone)) if "monotone" in table.values else None
     table.finish()
-    return feature
+    return feature, direction
 
 
 def _of_kind(kind: str, name: str, table: _Table, tick_ns: int) -> Feature:
