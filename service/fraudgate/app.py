@@ -13,7 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from fraudgate import state
-from fraudgate.assembly import Parts, Say, load_version, warm_up
+from fraudgate.assembly import Parts, Say, warm_up
 from fraudgate.clock import monotonic_ns, time_ns
 from fraudgate.control.decoding import Decoding
 from fraudgate.control.features import FeatureServicer
@@ -21,6 +21,7 @@ from fraudgate.control.inference import InferenceServicer
 from fraudgate.control.latency import LatencyServicer
 from fraudgate.control.models import ModelServicer
 from fraudgate.control.outcomes import OutcomeServicer
+from fraudgate.control.patrol import Patrol
 from fraudgate.frontend import aio, refusals
 from fraudgate.frontend.aio_server import check_certificates, listen
 from fraudgate.frontend.choice import choose
@@ -65,6 +66,7 @@ class Service:
             [*services, reflection.SERVICE_NAME],
         )
         self.door = self._front.door
+        self._patrol = Patrol(parts.fleet, parts.counters)
         self._watch = LoopWatch(parts.recorder, parts.counters, self._idle)
         self._ready = False
         self._started_wall_ns = time_ns()
@@ -96,6 +98,7 @@ class Service:
         self.data_port = await self._front.start()
         self._ops.start()
         self._watch.start()
+        self._patrol.start()
         await self._set_serving(True)
         info = self.parts.engine.info
         proved = "bit-proved on this host" if info.bit_proved else "NOT bit-proved on this host"
@@ -108,20 +111,19 @@ class Service:
 
     def _add_control(self) -> None:
         parts, server = self.parts, self._control
-        info = parts.engine.info
         root = Path(parts.config.model.repository)
         snapshot = self._snapshot if parts.config.state.dir else None
         features_pb2_grpc.add_FeatureServiceServicer_to_server(FeatureServicer(parts.store, snapshot), server)
         outcomes_pb2_grpc.add_OutcomeServiceServicer_to_server(OutcomeServicer(parts.store, parts.counters), server)
         latency_pb2_grpc.add_LatencyServiceServicer_to_server(LatencyServicer(parts.recorder), server)
         models_pb2_grpc.add_ModelServiceServicer_to_server(
-            ModelServicer(root, lambda: (info.name, info.version)), server
+            ModelServicer(root, parts.fleet, parts.engines.check, parts.engines.open, monotonic_ns), server
         )
         inference = InferenceServicer(
             root,
             lambda: parts.engine,
             lambda: self._ready,
-            lambda info: load_version(parts.config, parts.schema, info.name, info.version),
+            lambda info: parts.engines.engine(parts.engines.path(info.name, info.version)),
         )
         grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -187,8 +189,9 @@ class Service:
         await self.door.shell.drain()
         await asyncio.gather(self._front.stop(1.0), self._control.stop(0.5))
         self._watch.stop()
+        await self._patrol.stop()
         await asyncio.get_running_loop().run_in_executor(None, self._close_state)
-        self.parts.inference.close()
+        self.parts.fleet.close()
         self._ops.close()
 
     async def _snapshot(self) -> state.Written:

@@ -1,31 +1,27 @@
 """Puts the parts of a service together from its configuration, in the order in which they need each other."""
 
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-import numpy as np
 import pyarrow.parquet as pq
 
 from fraudgate import state
 from fraudgate.audit.batch_log import BatchLog
 from fraudgate.clock import Clock, monotonic_ns, time_ns
 from fraudgate.config import Config
-from fraudgate.editions import Edition, Editions
+from fraudgate.editions import Editions
 from fraudgate.engines.base import Engine
-from fraudgate.engines.onnxruntime import OnnxEngine
-from fraudgate.engines.placement import InlineEngine, ThreadedEngine, place
-from fraudgate.engines.providers import engine_cache
-from fraudgate.engines.repository import resolve
+from fraudgate.engines.fleet import Fleet, Loaded
+from fraudgate.engines.routes import Route, Tier
 from fraudgate.errors import ConfigError, FeaturesRefused
 from fraudgate.features import snapshot
 from fraudgate.features.currency import EXPONENTS
 from fraudgate.features.embedded import EmbeddedStore
 from fraudgate.features.schema import FeatureSchema
+from fraudgate.fleet_assembly import Engines
 from fraudgate.frontend.codec import Renderer, request_batch, request_columns
-from fraudgate.guardrails.decision import Thresholds
 from fraudgate.guardrails.rules import DEFAULT_RULES, RuleSet
 from fraudgate.idempotency import IdempotencyTable
 from fraudgate.latency.recorder import Counters, Recorder
@@ -50,9 +46,10 @@ class Parts:
     config: Config
     schema: FeatureSchema
     store: EmbeddedStore
-    engine: Engine
+    engines: Engines
+    fleet: Fleet
+    tier: Tier | None
     slabs: Sequence[Slab]
-    inference: InlineEngine | ThreadedEngine
     rules: RuleSet
     editions: Editions
     idempotency: IdempotencyTable | None
@@ -61,25 +58,30 @@ class Parts:
     log: BatchLog | None
     pipeline: Pipeline
 
+    @property
+    def engine(self) -> Engine:
+        """The one that is live."""
+        return self.fleet.live.engine
+
 
 def assemble(config: Config, say: Say) -> Parts:
     """Load the schema, engine, rules, store and log. Raises FraudgateError, saying what to do."""
     schema = load_schema(config.features.schema)
-    engine = load_engine(config, schema)
     slabs = [Slab(len(schema.names)) for _ in range(SLABS)]
-    engine.bind(slabs)
-    inference = place(engine)
     rules = RuleSet.load(config.rules.file or DEFAULT_RULES, schema.names)
+    editions = Editions()
+    engines = Engines(config, schema, slabs, rules, editions)
+    loaded = engines.load(config.model.name, config.model.version)
     event_clock = _event_clock(config)
     store = load_store(config, schema, event_clock, say)
-    editions = Editions()
     idempotency = _load_idempotency(config, editions, say)
     recorder, counters = Recorder(monotonic_ns(), config.batching.budget_ns), Counters()
-    log = _open_log(config, schema, engine, rules)
-    live = Live(inference, _thresholds(engine), rules, editions.add(_edition(engine, rules)))
+    log = _open_log(config, schema, loaded.engine, rules)
+    tier = engines.tier(monotonic_ns)
+    routes = (tier,) if tier is not None else ()
     future_ns = config.event_time.future_max_seconds * SECOND_NS
     pipeline = Pipeline(
-        live=live,
+        live=_live(loaded, routes, rules),
         store=store,
         slabs=slabs,
         validator=Validator(EXPONENTS.keys()),
@@ -91,13 +93,21 @@ def assemble(config: Config, say: Say) -> Parts:
         event_time_ns_max=lambda: event_clock() + future_ns,
         budget_ns=config.batching.budget_ns,
     )
+
+    def serve(live: Loaded, routes: tuple[Route, ...]) -> None:
+        pipeline.live = _live(live, routes, rules)
+
+    fleet = Fleet(
+        loaded, serve, monotonic_ns, lambda event: say(f"model {event.model}: {event.what}"), engines.bounds(), routes
+    )
     return Parts(
         config=config,
         schema=schema,
         store=store,
-        engine=engine,
+        engines=engines,
+        fleet=fleet,
+        tier=tier,
         slabs=slabs,
-        inference=inference,
         rules=rules,
         editions=editions,
         idempotency=idempotency,
@@ -113,17 +123,9 @@ def load_schema(name: str) -> FeatureSchema:
     return FeatureSchema.load(Path(name)) if name.endswith(".toml") else FeatureSchema.named(name)
 
 
-def load_engine(config: Config, schema: FeatureSchema) -> Engine:
-    """The configured model version, loaded, warmed up and proved. Raises EngineRefused."""
-    return load_version(config, schema, config.model.name, config.model.version)
-
-
-def load_version(config: Config, schema: FeatureSchema, name: str, version: str) -> Engine:
-    """A version of the repository, "" the one published last, as ``load_engine``. Raises EngineRefused."""
-    model = config.model
-    path = resolve(Path(model.repository), name, version or None)
-    cache_dir = engine_cache(model.cache_dir)
-    return OnnxEngine.load(path, schema.fingerprint, model.provider, model.allow_fallback, cache_dir)
+def _live(loaded: Loaded, routes: tuple[Route, ...], rules: RuleSet) -> Live:
+    member = loaded.member
+    return Live(member.inference, member.thresholds, rules, member.edition, routes)
 
 
 def load_store(config: Config, schema: FeatureSchema, event_clock: Clock, say: Say) -> EmbeddedStore:
@@ -203,17 +205,6 @@ def _made_up(number: int, row: int) -> scoring_pb2.Transaction:
 def _event_clock(config: Config) -> Clock:
     fixed_ns = config.event_now_ns()
     return time_ns if fixed_ns is None else lambda: fixed_ns
-
-
-def _thresholds(engine: Engine) -> Thresholds:
-    """As float32, like the scores: a score that reads .9 reaches a threshold of .9."""
-    manifest = engine.info.thresholds
-    return Thresholds(float(np.float32(manifest.review)), float(np.float32(manifest.decline)))
-
-
-def _edition(engine: Engine, rules: RuleSet) -> Edition:
-    info = engine.info
-    return Edition(secrets.token_hex(5), info.name, info.version, info.engine_digest, info.precision, rules.table)
 
 
 def _load_idempotency(config: Config, editions: Editions, say: Say) -> IdempotencyTable | None:

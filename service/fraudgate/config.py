@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from fraudgate import limits
+from fraudgate.engines.bounds import BOUNDS
 from fraudgate.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "FRAUDGATE_"
@@ -25,6 +26,7 @@ OTHER_VARIABLES = frozenset({"FRAUDGATE_DATA", "FRAUDGATE_TRAIN_VENV"})
 
 _Positive = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 _NotNegative = Annotated[int, msgspec.Meta(ge=0)]
+_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 _Span = Annotated[int, msgspec.Meta(ge=0, le=10 * 366 * limits.DAY_SECONDS)]
 _Patience = Annotated[float, msgspec.Meta(gt=0, le=limits.DAY_SECONDS)]
 _Wait = Annotated[float, msgspec.Meta(ge=0, le=limits.DAY_SECONDS)]
@@ -112,6 +114,30 @@ class Model(_Section, forbid_unknown_fields=True, frozen=True):
     """Where the tensorrt provider keeps compiled engines and timings; empty = the user's cache."""
 
 
+class Tier(_Section, forbid_unknown_fields=True, frozen=True):
+    """A larger engine for the scores within a band."""
+
+    name: str = ""
+    """Empty = there is none."""
+    version: str = ""
+    """Empty = the newest."""
+    low: _Share = 0.02
+    high: _Share = 0.5
+    wait_ns_max: _NotNegative = limits.BUDGET_NS // 2
+    """A batch whose oldest row has waited longer is left to the small engine."""
+
+
+class Trial(_Section, forbid_unknown_fields=True, frozen=True):
+    """What an engine in the shadow, or deciding as a canary, may do before it goes. See ``engines.trial.Bounds``."""
+
+    rows_min: _Positive = BOUNDS.rows_min
+    difference_mean_max: _Share = BOUNDS.difference_mean_max
+    flips_share_max: _Share = BOUNDS.flips_share_max
+    correlation_min: _Share = BOUNDS.correlation_min
+    distinct_share_min: _Share = BOUNDS.distinct_share_min
+    run_ns_max: _Positive = BOUNDS.run_ns_max
+
+
 class Rules(_Section, forbid_unknown_fields=True, frozen=True):
     """The rule set."""
 
@@ -159,6 +185,8 @@ class Config(_Section, forbid_unknown_fields=True, frozen=True):
     batching: Batching = Batching()
     features: Features = Features()
     model: Model = Model()
+    tier: Tier = Tier()
+    trial: Trial = Trial()
     rules: Rules = Rules()
     idempotency: Idempotency = Idempotency()
     event_time: EventTime = EventTime()
@@ -189,6 +217,8 @@ class Config(_Section, forbid_unknown_fields=True, frozen=True):
         for name in ("control_address", "ops_address"):
             if not (self.server.insecure or is_loopback(getattr(self.server, name))):
                 raise ConfigError(f"server.{name} is loopback only; set server.insecure = true to open it")
+        if self.tier.low > self.tier.high:
+            raise ConfigError(f"tier.low = {self.tier.low} is over tier.high = {self.tier.high}")
         self.event_now_ns()
 
     def event_now_ns(self) -> int | None:

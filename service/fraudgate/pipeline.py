@@ -18,6 +18,8 @@ import pyarrow as pa
 
 from fraudgate.claims import Claims
 from fraudgate.clock import Clock
+from fraudgate.engines.base import Inference
+from fraudgate.engines.routes import Batch, Route, Verdict
 from fraudgate.errors import EngineFailed
 from fraudgate.features.schema import Attribute
 from fraudgate.features.store import FeatureStore, Gathered
@@ -65,14 +67,6 @@ def record(batch: Request) -> pa.RecordBatch:
     return batch() if callable(batch) else batch
 
 
-class Inference(Protocol):
-    """The engine as the pipeline sees it, wherever it runs."""
-
-    async def infer(self, slot: int) -> Float32:
-        """Scores of the slab ``slot``, float32[32], valid until the slab is packed again. Raises EngineFailed."""
-        ...
-
-
 class Log(Protocol):
     """Where batches are kept for replay."""
 
@@ -81,7 +75,7 @@ class Log(Protocol):
         ...
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Live:
     """What decides right now; replaced as a whole, between two batches."""
 
@@ -89,6 +83,8 @@ class Live:
     thresholds: Thresholds
     rules: RuleSet
     edition: int
+    routes: tuple[Route, ...] = ()
+    """Other engines at work on every batch, in this order."""
 
 
 class Pipeline:
@@ -275,11 +271,15 @@ class Pipeline:
             try:
                 self._slabs[slot].write(gathered.values)
                 gathered_ns = self._clock()
-                score = await self._infer(live, slot, rows)
+                score, verdict = await self._infer(live, slot, rows), None
+                if live.routes:
+                    batch = Batch(columns, fresh, slot, self._slabs[slot], taken_up_ns)
+                    verdict = await _routed(live, batch, score)
+                    score = verdict.score
             finally:
                 self._free_slots.append(slot)
             inferred_ns = self._clock()
-            level = live.thresholds.levels(score)
+            level = verdict.level if verdict else live.thresholds.levels(score)
             scored = usable(level)
             decision, bits = self._judge(live, _rule_inputs(columns, fresh, gathered, score, scored), level)
         decided = decided_rows(rows, live.edition, taken_up_ns, gathered_ns, inferred_ns, self._clock())
@@ -289,6 +289,9 @@ class Pipeline:
         else:
             decided["scored"], decided["score"] = scored, np.where(scored, score, 0)
             decided["fallback"] = np.where(scored, gathered.fallback, Fallback.RULES_ONLY)
+        if verdict is not None:
+            decided["edition"] = verdict.edition
+            decided["fallback"] = np.maximum(decided["fallback"], verdict.fallback)
         return decided
 
     async def _infer(self, live: Live, slot: int, rows: int) -> Float32:
@@ -359,6 +362,13 @@ class Pipeline:
                 features[claims.fresh] = gathered.values
         if not self._log.append(record(batch), features, answers, closed_ns, idle_ns):
             self._counters.count("fraudgate_batch_log_dropped_total")
+
+
+async def _routed(live: Live, batch: Batch, score: Float32) -> Verdict:
+    verdict = Verdict.of(score, live.thresholds, live.edition)
+    for route in live.routes:
+        await route.run(batch, verdict)
+    return verdict
 
 
 def _rule_inputs(

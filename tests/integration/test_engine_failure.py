@@ -96,7 +96,7 @@ async def test_a_bug_in_the_engine_is_a_review_and_not_an_error(models: Path) ->
         assert is_rules_only(response)
         assert response.decision == pb.REVIEW
         assert await server.count("C-buggy") == 1
-        server.use(server.service.parts.inference)
+        server.use(server.service.parts.fleet.live.member.inference)
         assert (await server.score(request("healthy"))).response.HasField("score")
 
 
@@ -223,7 +223,7 @@ class OutOfOrder:
 
 async def test_batches_are_answered_in_order_whichever_comes_back_first(models: Path) -> None:
     async with serve(models, batching=HELD_GATE) as server:
-        engine = OutOfOrder(server.service.parts.inference)
+        engine = OutOfOrder(server.service.parts.fleet.live.member.inference)
         server.use(engine)
         answered: list[str] = []
 

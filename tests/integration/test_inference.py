@@ -280,7 +280,7 @@ async def test_another_live_engine_is_served_at_once(models: Path, tmp_path: Pat
         second = publish_graph(
             root, int8_graph(7), name=first.name, version="2", schema_fingerprint=first.schema_fingerprint
         )
-        parts.engine = OnnxEngine.load(second, first.schema_fingerprint)
+        parts.fleet.live = await parts.engines.open(second)
         after = await stub(server).ModelInfer(request)
         assert (before.model_version, after.model_version) == (first.version, "2")
         wanted = golden.score(parts.engine, np.ones((2, FEATURES)))

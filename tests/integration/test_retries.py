@@ -162,7 +162,7 @@ async def test_the_id_of_an_invalid_attempt_stays_free(server: Running) -> None:
 
 async def test_a_decision_without_a_score_is_kept_too(models: Path) -> None:
     async with serve(models) as server:
-        healthy = server.service.parts.inference
+        healthy = server.service.parts.fleet.live.member.inference
         server.use(FailingEngine())
         first = await server.score(request("unscored"))
         assert first.response.fallback == pb.FALLBACK_RULES_ONLY

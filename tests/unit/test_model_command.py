@@ -11,10 +11,10 @@ import pytest
 from onnx import helper, numpy_helper
 
 from fraudgate.commands import model
-from fraudgate.control.models import ModelServicer
+from fraudgate.control.models import to_wire
 from fraudgate.engines import golden
 from fraudgate.engines.conformance import CHECKS
-from fraudgate.engines.repository import Thresholds, read_manifest
+from fraudgate.engines.repository import Thresholds, list_models, read_manifest
 from fraudgate.errors import ConfigError
 from fraudgate.features.schema import FeatureSchema
 from fraudgate.v1 import models_pb2
@@ -133,27 +133,22 @@ def test_list_as_json_goes_to_a_file(tmp_path):
     assert "manifest.json" in second["problem"]
 
 
-async def test_list_models_over_grpc_says_which_is_live(tmp_path):
+def test_versions_as_messages_say_which_is_live(tmp_path):
     graph = fp32_graph()
     at = datetime(2026, 2, 3, tzinfo=UTC)
     good = publish_graph(tmp_path, graph, version="1", precision="fp32", published_at=at)
     (publish_graph(tmp_path, graph, version="2") / "manifest.json").write_text("{")
-    servicer = ModelServicer(tmp_path, lambda: ("test", "1"))
-    first, second = (await servicer.ListModels(models_pb2.ListModelsRequest(), None)).models
-    digest = read_manifest(good).engine_digest
-    assert first == models_pb2.ModelVersion(
+    first, second = list_models(tmp_path)
+    assert to_wire(first, "live") == models_pb2.ModelVersion(
         name="test",
         version="1",
-        engine_digest=digest,
+        engine_digest=read_manifest(good).engine_digest,
         precision="fp32",
         schema_fingerprint=FINGERPRINT,
         live=True,
+        state="live",
         published_at_seconds=int(at.timestamp()),
     )
-    assert (second.version, second.live, second.engine_digest) == ("2", False, "")
-    assert "manifest.json" in second.problem
-
-
-async def test_list_models_of_an_empty_repository_is_empty(tmp_path):
-    servicer = ModelServicer(tmp_path, lambda: None)
-    assert not (await servicer.ListModels(models_pb2.ListModelsRequest(), None)).models
+    damaged = to_wire(second, "canary 25 %")
+    assert (damaged.version, damaged.live, damaged.state, damaged.engine_digest) == ("2", False, "canary 25 %", "")
+    assert "manifest.json" in damaged.problem

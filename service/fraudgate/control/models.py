@@ -1,36 +1,166 @@
-"""ModelService: the model repository over gRPC."""
+"""ModelService: the model repository over gRPC, and what is live. Runs on the scoring loop, between two batches."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from fraudgate.engines.repository import ModelEntry, list_models
+from google.rpc import code_pb2
+
+from fraudgate.clock import Clock
+from fraudgate.control.requests import abort
+from fraudgate.engines.base import Engine
+from fraudgate.engines.fleet import GATE, STAGES_PERCENT, Fleet, Gate, Loaded
+from fraudgate.engines.repository import ModelEntry, list_models, read_manifest, resolve
+from fraudgate.errors import EngineRefused
+from fraudgate.frontend import refusals
+from fraudgate.frontend.refusals import Refusal
+from fraudgate.limits import DAY_SECONDS, SECOND_NS
 from fraudgate.v1 import models_pb2, models_pb2_grpc
+
+Check = Callable[[Path, Engine], Awaitable[list[str]]]
+Open = Callable[[Path], Awaitable[Loaded]]
+
+_STAGES_MAX = 100
+_REASON_BYTES_MAX = 1_024
 
 
 class ModelServicer(models_pb2_grpc.ModelServiceServicer):
-    """Lists ``root``; ``live`` gives the name and version that decide now, or None."""
+    """Lists ``root`` and changes what ``fleet`` serves. ``check`` and ``open_`` raise EngineRefused.
 
-    def __init__(self, root: Path, live: Callable[[], tuple[str, str] | None]) -> None:
-        self._root, self._live = root, live
+    One change at a time: a check takes seconds of the processor.
+    """
+
+    def __init__(self, root: Path, fleet: Fleet, check: Check, open_: Open, clock: Clock) -> None:
+        self._root, self._fleet = root, fleet
+        self._check, self._open, self._clock = check, open_, clock
+        self._checked: dict[tuple[tuple[str, str], ...], list[str]] = {}  # by the digests of a version's files
+        self._busy = asyncio.Lock()
 
     async def ListModels(  # noqa: N802 - the name is the protocol's
         self, request: models_pb2.ListModelsRequest, context: Any
     ) -> models_pb2.ListModelsResponse:
+        entries = await self._entries()
+        now_ns = self._clock()
+        events = [
+            models_pb2.ModelEvent(age_seconds=(now_ns - event.now_ns) / SECOND_NS, model=event.model, what=event.what)
+            for event in self._fleet.events
+        ]
+        models = [self._to_wire(entry) for entry in entries]
+        return models_pb2.ListModelsResponse(models=models, events=events, trial=self._trial())
+
+    async def LoadModel(  # noqa: N802 - the name is the protocol's
+        self, request: models_pb2.LoadModelRequest, context: Any
+    ) -> models_pb2.LoadModelResponse:
+        async with self._busy:
+            directory = await self._directory(context, request.name, request.version)
+            _, lines = await self._loaded(context, directory)
+        return models_pb2.LoadModelResponse(model=await self._entry(directory), checks=lines)
+
+    async def PromoteModel(  # noqa: N802 - the name is the protocol's
+        self, request: models_pb2.PromoteModelRequest, context: Any
+    ) -> models_pb2.PromoteModelResponse:
+        gate = await self._gate(context, request)
+        if len(request.stages_percent) > _STAGES_MAX:
+            await abort(context, refusals.invalid("stages_percent", f"has more than {_STAGES_MAX} entries"))
+        async with self._busy:
+            directory = await self._directory(context, request.name, request.version)
+            loaded, _ = await self._loaded(context, directory)
+            try:
+                self._fleet.promote(loaded, list(request.stages_percent) or STAGES_PERCENT, gate)
+            except EngineRefused as refused:
+                await _refuse(context, refused)
+        return models_pb2.PromoteModelResponse(model=await self._entry(directory))
+
+    async def RollbackModel(  # noqa: N802 - the name is the protocol's
+        self, request: models_pb2.RollbackModelRequest, context: Any
+    ) -> models_pb2.RollbackModelResponse:
+        if len(request.reason.encode()) > _REASON_BYTES_MAX:
+            await abort(context, refusals.invalid("reason", f"is longer than {_REASON_BYTES_MAX} bytes"))
+        try:
+            live = self._fleet.rollback(request.reason or "by hand")
+        except EngineRefused as refused:
+            await _refuse(context, refused)
+        return models_pb2.RollbackModelResponse(live=self._to_wire(_entry_of(live)))
+
+    async def SetShadow(  # noqa: N802 - the name is the protocol's
+        self, request: models_pb2.SetShadowRequest, context: Any
+    ) -> models_pb2.SetShadowResponse:
+        async with self._busy:
+            if not request.name:
+                self._fleet.shadow(None)
+                return models_pb2.SetShadowResponse()
+            directory = await self._directory(context, request.name, request.version)
+            loaded, _ = await self._loaded(context, directory)
+            try:
+                self._fleet.shadow(loaded)
+            except EngineRefused as refused:
+                await _refuse(context, refused)
+        return models_pb2.SetShadowResponse(shadow=await self._entry(directory))
+
+    async def _gate(self, context: Any, request: models_pb2.PromoteModelRequest) -> Gate:
+        if request.stage_rows_min < 0:
+            await abort(context, refusals.invalid("stage_rows_min", "is negative"))
+        seconds = request.stage_seconds_min if request.HasField("stage_seconds_min") else GATE.ns_min / SECOND_NS
+        if not 0 <= seconds <= DAY_SECONDS:
+            await abort(context, refusals.invalid("stage_seconds_min", f"is not within 0..{DAY_SECONDS}"))
+        return Gate(request.stage_rows_min or GATE.rows_min, int(seconds * SECOND_NS))
+
+    async def _directory(self, context: Any, name: str, version: str) -> Path:
+        try:
+            return await asyncio.to_thread(resolve, self._root, name, version or None)
+        except EngineRefused as refused:
+            await abort(context, Refusal(code_pb2.NOT_FOUND, str(refused)))
+
+    async def _loaded(self, context: Any, directory: Path) -> tuple[Loaded, list[str]]:
+        """A version, and what its check found. Opened anew for every trial: a shadow has a thread."""
+        try:
+            manifest = await asyncio.to_thread(read_manifest, directory)
+            digests = tuple(sorted(manifest.files.items()))
+            if digests not in self._checked:
+                self._checked[digests] = await self._check(directory, self._fleet.live.engine)
+            return await self._open(directory), self._checked[digests]
+        except EngineRefused as refused:
+            await _refuse(context, refused)
+
+    async def _entries(self) -> list[ModelEntry]:
         # Files are read and hashed: on a thread, so that the loop does not stall.
-        entries = await asyncio.to_thread(list_models, self._root)
-        live = self._live()
-        return models_pb2.ListModelsResponse(models=[to_wire(entry, live) for entry in entries])
+        return await asyncio.to_thread(list_models, self._root)
+
+    async def _entry(self, directory: Path) -> models_pb2.ModelVersion:
+        wanted = (directory.parent.name, directory.name)
+        return next(self._to_wire(entry) for entry in await self._entries() if (entry.name, entry.version) == wanted)
+
+    def _to_wire(self, entry: ModelEntry) -> models_pb2.ModelVersion:
+        return to_wire(entry, self._fleet.state_of(f"{entry.name}/{entry.version}"))
+
+    def _trial(self) -> models_pb2.Trial | None:
+        trial, model = self._fleet.trial, self._fleet.state_of_trial()
+        if trial is None:
+            return None
+        return models_pb2.Trial(
+            model=model.split()[0],
+            share_percent=self._fleet.share_percent,
+            rows=trial.rows,
+            flips=trial.flips,
+            difference_mean=trial.difference_mean,
+            difference_max=trial.difference_max,
+            run_ns=int(trial.run_ns),
+        )
 
 
-def to_wire(entry: ModelEntry, live: tuple[str, str] | None) -> models_pb2.ModelVersion:
+async def _refuse(context: Any, refused: EngineRefused) -> NoReturn:
+    await abort(context, Refusal(code_pb2.FAILED_PRECONDITION, str(refused)))
+
+
+def _entry_of(loaded: Loaded) -> ModelEntry:
+    return ModelEntry(loaded.engine.info.name, loaded.engine.info.version, None, "")
+
+
+def to_wire(entry: ModelEntry, state: str) -> models_pb2.ModelVersion:
     """One version as a message; a manifest that cannot be read leaves its fields empty."""
     version = models_pb2.ModelVersion(
-        name=entry.name,
-        version=entry.version,
-        live=(entry.name, entry.version) == live,
-        problem=entry.problem,
+        name=entry.name, version=entry.version, live=state == "live", state=state, problem=entry.problem
     )
     if manifest := entry.manifest:
         version.engine_digest = manifest.engine_digest

@@ -9,7 +9,7 @@ from fraudgate.errors import EngineFailed, EngineRefused
 from fraudgate.tensors import Slab
 from fraudgate.transaction import Float32
 
-__all__ = ["Engine", "EngineInfo", "Thresholds", "warm_up"]
+__all__ = ["Engine", "EngineInfo", "Inference", "Thresholds", "warm_up"]
 
 WARM_UP_RUNS = 51
 
@@ -53,6 +53,14 @@ class Engine(Protocol):
 
         Padding rows have scores too, and they mean nothing. Raises EngineFailed.
         """
+        ...
+
+
+class Inference(Protocol):
+    """An engine as the pipeline sees it, wherever it runs."""
+
+    async def infer(self, slot: int) -> Float32:
+        """Scores of the slab ``slot``, float32[32], valid until the slab is packed again. Raises EngineFailed."""
         ...
 
 

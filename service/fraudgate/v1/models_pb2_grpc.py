@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class ModelServiceStub:
-    """Reads the model repository. Port 50052 by default.
+    """Reads the model repository and changes what decides. Port 50052 by default. A version that cannot be served ends
+    FAILED_PRECONDITION with the reason, one that is not there NOT_FOUND; what is live goes on deciding.
     """
 
     def __init__(self, channel):
@@ -40,14 +41,64 @@ class ModelServiceStub:
                 request_serializer=fraudgate_dot_v1_dot_models__pb2.ListModelsRequest.SerializeToString,
                 response_deserializer=fraudgate_dot_v1_dot_models__pb2.ListModelsResponse.FromString,
                 _registered_method=True)
+        self.LoadModel = channel.unary_unary(
+                '/fraudgate.v1.ModelService/LoadModel',
+                request_serializer=fraudgate_dot_v1_dot_models__pb2.LoadModelRequest.SerializeToString,
+                response_deserializer=fraudgate_dot_v1_dot_models__pb2.LoadModelResponse.FromString,
+                _registered_method=True)
+        self.PromoteModel = channel.unary_unary(
+                '/fraudgate.v1.ModelService/PromoteModel',
+                request_serializer=fraudgate_dot_v1_dot_models__pb2.PromoteModelRequest.SerializeToString,
+                response_deserializer=fraudgate_dot_v1_dot_models__pb2.PromoteModelResponse.FromString,
+                _registered_method=True)
+        self.RollbackModel = channel.unary_unary(
+                '/fraudgate.v1.ModelService/RollbackModel',
+                request_serializer=fraudgate_dot_v1_dot_models__pb2.RollbackModelRequest.SerializeToString,
+                response_deserializer=fraudgate_dot_v1_dot_models__pb2.RollbackModelResponse.FromString,
+                _registered_method=True)
+        self.SetShadow = channel.unary_unary(
+                '/fraudgate.v1.ModelService/SetShadow',
+                request_serializer=fraudgate_dot_v1_dot_models__pb2.SetShadowRequest.SerializeToString,
+                response_deserializer=fraudgate_dot_v1_dot_models__pb2.SetShadowResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer:
-    """Reads the model repository. Port 50052 by default.
+    """Reads the model repository and changes what decides. Port 50052 by default. A version that cannot be served ends
+    FAILED_PRECONDITION with the reason, one that is not there NOT_FOUND; what is live goes on deciding.
     """
 
     def ListModels(self, request, context):
-        """Every model version in the repository, and which one is live.
+        """Every model version in the repository, which one is live, and what happened to them lately.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LoadModel(self, request, context):
+        """Checks a version in a process of its own, then opens it and warms it up. It decides nothing yet.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PromoteModel(self, request, context):
+        """Begins to let a version decide, for a growing share of the customers with a gate before each step. Returns at the
+        first step; ListModels tells how far it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollbackModel(self, request, context):
+        """Ends a trial or, without one, goes back to the version that was live before. Holds for every batch taken up after.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetShadow(self, request, context):
+        """Lets a version score every batch and decide nothing, or ends that.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -61,6 +112,26 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     request_deserializer=fraudgate_dot_v1_dot_models__pb2.ListModelsRequest.FromString,
                     response_serializer=fraudgate_dot_v1_dot_models__pb2.ListModelsResponse.SerializeToString,
             ),
+            'LoadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadModel,
+                    request_deserializer=fraudgate_dot_v1_dot_models__pb2.LoadModelRequest.FromString,
+                    response_serializer=fraudgate_dot_v1_dot_models__pb2.LoadModelResponse.SerializeToString,
+            ),
+            'PromoteModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.PromoteModel,
+                    request_deserializer=fraudgate_dot_v1_dot_models__pb2.PromoteModelRequest.FromString,
+                    response_serializer=fraudgate_dot_v1_dot_models__pb2.PromoteModelResponse.SerializeToString,
+            ),
+            'RollbackModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollbackModel,
+                    request_deserializer=fraudgate_dot_v1_dot_models__pb2.RollbackModelRequest.FromString,
+                    response_serializer=fraudgate_dot_v1_dot_models__pb2.RollbackModelResponse.SerializeToString,
+            ),
+            'SetShadow': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetShadow,
+                    request_deserializer=fraudgate_dot_v1_dot_models__pb2.SetShadowRequest.FromString,
+                    response_serializer=fraudgate_dot_v1_dot_models__pb2.SetShadowResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'fraudgate.v1.ModelService', rpc_method_handlers)
@@ -70,7 +141,8 @@ def add_ModelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ModelService:
-    """Reads the model repository. Port 50052 by default.
+    """Reads the model repository and changes what decides. Port 50052 by default. A version that cannot be served ends
+    FAILED_PRECONDITION with the reason, one that is not there NOT_FOUND; what is live goes on deciding.
     """
 
     @staticmethod
@@ -90,6 +162,114 @@ class ModelService:
             '/fraudgate.v1.ModelService/ListModels',
             fraudgate_dot_v1_dot_models__pb2.ListModelsRequest.SerializeToString,
             fraudgate_dot_v1_dot_models__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fraudgate.v1.ModelService/LoadModel',
+            fraudgate_dot_v1_dot_models__pb2.LoadModelRequest.SerializeToString,
+            fraudgate_dot_v1_dot_models__pb2.LoadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PromoteModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fraudgate.v1.ModelService/PromoteModel',
+            fraudgate_dot_v1_dot_models__pb2.PromoteModelRequest.SerializeToString,
+            fraudgate_dot_v1_dot_models__pb2.PromoteModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollbackModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fraudgate.v1.ModelService/RollbackModel',
+            fraudgate_dot_v1_dot_models__pb2.RollbackModelRequest.SerializeToString,
+            fraudgate_dot_v1_dot_models__pb2.RollbackModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetShadow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fraudgate.v1.ModelService/SetShadow',
+            fraudgate_dot_v1_dot_models__pb2.SetShadowRequest.SerializeToString,
+            fraudgate_dot_v1_dot_models__pb2.SetShadowResponse.FromString,
             options,
             channel_credentials,
             insecure,

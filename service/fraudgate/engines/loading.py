@@ -1,0 +1,44 @@
+"""From a published directory to an engine that may decide: opened on a thread, bound to the pipeline's slabs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from fraudgate.engines import golden
+from fraudgate.engines.base import Engine
+from fraudgate.engines.placement import InlineEngine, ThreadedEngine, place
+from fraudgate.engines.repository import GOLDEN, read_files, read_manifest
+from fraudgate.limits import BATCH_ROWS_MAX
+from fraudgate.tensors import Slab
+from fraudgate.transaction import Float32
+
+
+class Opened(NamedTuple):
+    """An engine bound to the pipeline's slabs and, as the slot after them, to one of golden rows, or of zeros."""
+
+    engine: Engine
+    inference: InlineEngine | ThreadedEngine
+    golden_slot: int
+    golden_bits: bytes
+
+    @property
+    def name(self) -> str:
+        return f"{self.engine.info.name}/{self.engine.info.version}"
+
+
+def bound(engine: Engine, directory: Path, slabs: Sequence[Slab]) -> Opened:
+    """Bind an engine that was opened from ``directory``. Raises EngineRefused where that cannot be read any more."""
+    rows = Slab(engine.features)
+    files = read_files(directory, read_manifest(directory))
+    if GOLDEN in files:
+        rows.pack(golden.decode(files[GOLDEN]).features[:BATCH_ROWS_MAX].astype(np.float64))
+    engine.bind([*slabs, rows])
+    slot = len(slabs)
+    return Opened(engine, place(engine), slot, score_bits(engine.run(slot)))
+
+
+def score_bits(score: Float32) -> bytes:
+    """The bits of 32 scores."""
+    return score[:BATCH_ROWS_MAX].tobytes()
