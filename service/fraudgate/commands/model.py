@@ -1,21 +1,22 @@
 """``fraudgate model list`` and ``fraudgate model check DIR``: what the repository holds, and whether it may be served.
 
 check runs the suite of ``engines.conformance`` in a child process and prints a line for each check: ok, NO, or -- where
-it was skipped. ``fraudgate model compile DIR`` is ``commands/plan.py``.
+it was skipped. ``compile`` is in ``commands/plan.py``; ``promote``, ``rollback`` and ``shadow``, which ask a running
+server, are in ``commands/live.py``.
 """
 
 import argparse
 import json
 from pathlib import Path
 
-from fraudgate.commands import plan
+from fraudgate.commands import live, plan
 from fraudgate.engines.conformance import Request, Result
 from fraudgate.engines.onnxruntime import PROVIDERS
 from fraudgate.engines.repository import ModelEntry, list_models
 from fraudgate.engines.sandbox import check_model
 from fraudgate.errors import ConfigError
 
-HELP = "list the model repository, check that a version may be served here, or compile one"
+HELP = "list, check and compile the versions of a repository; change what a running server decides with"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,16 +34,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     checker.add_argument("--quick", action="store_true", help="fewer runs: two seconds instead of ten")
     compiler = verbs.add_parser("compile", help=plan.HELP)
     plan.add_arguments(compiler)
-    for verb in (lister, checker, compiler):
+    for verb in (lister, checker, compiler, *live.add_verbs(verbs)):
         verb.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write JSON (stdout without FILE)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """List, check or compile; 1 when a check did not hold. FraudgateError: there is nothing to list or check."""
+    """Run one verb; 1 when a check did not hold, or a version did not become live. Raises FraudgateError."""
     if args.verb == "compile":
         _write(*plan.compile_model(args), args.json)
         return 0
-    return _list(args) if args.verb == "list" else _check(args)
+    if args.verb in ("list", "check"):
+        return _list(args) if args.verb == "list" else _check(args)
+    form, lines, status = live.run(args)
+    _write(form, lines, args.json)
+    return status
 
 
 def _list(args: argparse.Namespace) -> int:
