@@ -1,19 +1,23 @@
-"""CPU time of recording one full batch: every stage's histogram and every counter. Prints JSON.
+"""CPU time of recording one full batch: every stage's histogram, every counter, and drift. Prints JSON.
 
 python benchmarks/recorder.py
 """
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import cycle
 from time import process_time_ns
 
 import numpy as np
 
+from fraudgate.drift.watch import WINDOW_ROWS, DriftWatch
 from fraudgate.latency.recorder import Counters, Recorder
 from fraudgate.limits import BATCH_ROWS_MAX
+from fraudgate.transaction import Answers, Float64, decided_rows
 
 SEED = 20180808
+FEATURES = 15
 
 
 def measure(batches: int = 20_000, repeats: int = 5) -> dict[str, float]:
@@ -34,6 +38,9 @@ def measure(batches: int = 20_000, repeats: int = 5) -> dict[str, float]:
         counters.count_decisions(decision, fallback)
         counters.count_batch(BATCH_ROWS_MAX)
 
+    drift = DriftWatch([f"FEATURE_{number}" for number in range(FEATURES)])
+    decided = _decided(random)
+
     def best(call: Callable[[], object], calls: int) -> float:
         return min(_cpu_us(call, calls) for _ in range(repeats))
 
@@ -45,7 +52,19 @@ def measure(batches: int = 20_000, repeats: int = 5) -> dict[str, float]:
         "record_repeated_cpu_us": round(best(lambda: recorder.record_repeated("queue", 180_000, 32), batches), 2),
         "count_decisions_32_cpu_us": round(best(lambda: counters.count_decisions(decision, fallback), batches), 2),
         "report_cpu_us": round(best(lambda: recorder.report(0), max(batches // 100, 1)), 1),
+        "drift_cpu_us_per_batch": round(best(lambda: drift.record_batch(*next(decided)), batches), 2),
+        "drift_report_cpu_us": round(best(drift.report, max(batches // 100, 1)), 1),
     }
+
+
+def _decided(random: np.random.Generator) -> Iterator[tuple[Float64, Answers]]:
+    """Features and answers of a window's batches, over and over: each batch is read where it lies in memory."""
+    batches = []
+    for _ in range(WINDOW_ROWS // BATCH_ROWS_MAX):
+        answers = decided_rows(BATCH_ROWS_MAX, 1, 0, 0, 0, 0)
+        answers["score"] = random.random(BATCH_ROWS_MAX)
+        batches.append((random.random((BATCH_ROWS_MAX, FEATURES)), answers))
+    return cycle(batches)
 
 
 def _cpu_us(call: Callable[[], object], calls: int) -> float:

@@ -13,14 +13,14 @@ import msgspec
 
 from fraudgate.engines import golden, probes
 from fraudgate.engines.onnxruntime import OnnxEngine
-from fraudgate.engines.repository import GOLDEN, MANIFEST, MODEL, Manifest, publish
+from fraudgate.engines.repository import DRIFT, GOLDEN, MANIFEST, MODEL, Manifest, publish
 from fraudgate.errors import EngineRefused, FraudgateError
 from models.sources import DATASETS
 
 DRAFTS = Path("run/models")
 REPOSITORY = Path(__file__).parent / "repository"
 CARD = "card.md"
-FILES = (MODEL, GOLDEN, CARD)
+FILES = (MODEL, GOLDEN, CARD, DRIFT)
 
 
 def write_draft(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:

@@ -4,7 +4,7 @@
 2. fit ten seeds on each validation fold; take the seed that is best as served, in INT8, by mean average precision
 3. calibrate on held-out days, and choose the thresholds on the folds
 4. fit the seed on the train week, quantise it, and look at the test week: once
-5. write graph, golden rows, card and draft manifest to run/models/<dataset>; ``models.publish`` does the rest
+5. write graph, golden rows, card, drift reference and draft manifest to run/models/<dataset>, for ``models.publish``
 
 Exit status 1 when the served model misses its floor.
 """
@@ -17,13 +17,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fraudgate.drift.reference import Reference
 from fraudgate.engines import golden
-from fraudgate.engines.repository import GOLDEN, MODEL, Calibration, Manifest, Precision, Thresholds
+from fraudgate.engines.repository import DRIFT, GOLDEN, MODEL, Calibration, Manifest, Precision, Thresholds
 from fraudgate.errors import FraudgateError
 from fraudgate.transaction import Float32
 from models import card, served
 from models.calibration import calibrate
-from models.dataset import Dataset, digest, replay
+from models.dataset import SCHEMA, Dataset, digest, replay
 from models.fit import Member, fit
 from models.goldens import golden_rows
 from models.network import Network, Recipe
@@ -130,7 +131,13 @@ def train(dataset: Dataset, name: str, seeds: int, recipe: Recipe, sample: bool)
     facts = card.Facts(
         manifest, recipe, chosen.seed, chosen.validation, chosen.caught, week, comparison, len(rows.features)
     )
-    return manifest, {MODEL: graphs["int8"], GOLDEN: golden.encode(rows), CARD: card.render(facts).encode()}
+    reference = Reference.of(SCHEMA.names, week.train, _score(network, week.train))
+    return manifest, {
+        MODEL: graphs["int8"],
+        GOLDEN: golden.encode(rows),
+        CARD: card.render(facts).encode(),
+        DRIFT: reference.to_json(),
+    }
 
 
 def main() -> int:

@@ -25,7 +25,7 @@ FUNCTION_LINES_MAX = 70
 
 RINGS = {
     0: "clock errors features.currency features.schema limits transaction",
-    1: "batching.batcher claims editions engines.bounds engines.trial features.windows guardrails idempotency"
+    1: "batching.batcher claims drift editions engines.bounds engines.trial features.windows guardrails idempotency"
     " latency.budget latency.histogram latency.recorder quality tensors validation",
     2: "audit engines features latency state",
     3: "batching pipeline",

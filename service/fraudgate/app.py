@@ -81,6 +81,7 @@ class Service:
             host.strip("[]"),
             int(port),
             build_info={"model": f"{parts.engine.info.name}/{parts.engine.info.version}"},
+            drift=parts.drift,
         )
         self.data_port = self.control_port = 0
 
@@ -115,7 +116,9 @@ class Service:
         snapshot = self._snapshot if parts.config.state.dir else None
         features_pb2_grpc.add_FeatureServiceServicer_to_server(FeatureServicer(parts.store, snapshot), server)
         outcomes_pb2_grpc.add_OutcomeServiceServicer_to_server(OutcomeServicer(parts.store, parts.counters), server)
-        latency_pb2_grpc.add_LatencyServiceServicer_to_server(LatencyServicer(parts.recorder), server)
+        latency_pb2_grpc.add_LatencyServiceServicer_to_server(
+            LatencyServicer(parts.recorder, drift=parts.drift), server
+        )
         models_pb2_grpc.add_ModelServiceServicer_to_server(
             ModelServicer(root, parts.fleet, parts.engines.check, parts.engines.open, monotonic_ns), server
         )

@@ -11,15 +11,18 @@ from fraudgate import state
 from fraudgate.audit.batch_log import BatchLog
 from fraudgate.clock import Clock, monotonic_ns, time_ns
 from fraudgate.config import Config
+from fraudgate.drift.reference import Reference
+from fraudgate.drift.watch import DriftWatch
 from fraudgate.editions import Editions
 from fraudgate.engines.base import Engine
 from fraudgate.engines.fleet import Fleet, Loaded
+from fraudgate.engines.repository import DRIFT, read_manifest, read_optional
 from fraudgate.engines.routes import Route, Tier
 from fraudgate.errors import ConfigError, FeaturesRefused
 from fraudgate.features import snapshot
 from fraudgate.features.currency import EXPONENTS
 from fraudgate.features.embedded import EmbeddedStore
-from fraudgate.features.schema import FeatureSchema
+from fraudgate.features.schema import FeatureSchema, Hours, Weekend
 from fraudgate.fleet_assembly import Engines
 from fraudgate.frontend.codec import Renderer, request_batch, request_columns
 from fraudgate.guardrails.rules import DEFAULT_RULES, RuleSet
@@ -56,6 +59,7 @@ class Parts:
     recorder: Recorder
     counters: Counters
     log: BatchLog | None
+    drift: DriftWatch | None
     pipeline: Pipeline
 
     @property
@@ -77,6 +81,7 @@ def assemble(config: Config, say: Say) -> Parts:
     idempotency = _load_idempotency(config, editions, say)
     recorder, counters = Recorder(monotonic_ns(), config.batching.budget_ns), Counters()
     log = _open_log(config, schema, loaded.engine, rules)
+    drift = load_drift(config, schema, engines.path(config.model.name, config.model.version), say)
     tier = engines.tier(monotonic_ns)
     routes = (tier,) if tier is not None else ()
     future_ns = config.event_time.future_max_seconds * SECOND_NS
@@ -92,6 +97,7 @@ def assemble(config: Config, say: Say) -> Parts:
         clock=monotonic_ns,
         event_time_ns_max=lambda: event_clock() + future_ns,
         budget_ns=config.batching.budget_ns,
+        drift=drift,
     )
 
     def serve(live: Loaded, routes: tuple[Route, ...]) -> None:
@@ -114,6 +120,7 @@ def assemble(config: Config, say: Say) -> Parts:
         recorder=recorder,
         counters=counters,
         log=log,
+        drift=drift,
         pipeline=pipeline,
     )
 
@@ -126,6 +133,24 @@ def load_schema(name: str) -> FeatureSchema:
 def _live(loaded: Loaded, routes: tuple[Route, ...], rules: RuleSet) -> Live:
     member = loaded.member
     return Live(member.inference, member.thresholds, rules, member.edition, routes)
+
+
+def load_drift(config: Config, schema: FeatureSchema, model_dir: Path, say: Say) -> DriftWatch | None:
+    """The drift watch, on the model's own reference where it has one; None when switched off. Raises EngineRefused."""
+    settings = config.drift
+    if not settings.enabled:
+        return None
+    data = read_optional(model_dir, read_manifest(model_dir), DRIFT)
+    reference = Reference.from_json(data, schema.names) if data is not None else None
+    if reference is None:
+        say(f"drift: the model has no {DRIFT}, so the first {settings.reference_rows:,} transactions are the reference")
+    return DriftWatch(
+        schema.names,
+        reference,
+        calendar=[feature.name for feature in schema.features if isinstance(feature, Weekend | Hours)],
+        window_rows=settings.window_rows,
+        reference_rows=settings.reference_rows,
+    )
 
 
 def load_store(config: Config, schema: FeatureSchema, event_clock: Clock, say: Say) -> EmbeddedStore:

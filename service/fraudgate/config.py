@@ -28,6 +28,7 @@ _Positive = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 _NotNegative = Annotated[int, msgspec.Meta(ge=0)]
 _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 _Span = Annotated[int, msgspec.Meta(ge=0, le=10 * 366 * limits.DAY_SECONDS)]
+_DriftRows = Annotated[int, msgspec.Meta(ge=1_000, le=1_000_000)]
 _Patience = Annotated[float, msgspec.Meta(gt=0, le=limits.DAY_SECONDS)]
 _Wait = Annotated[float, msgspec.Meta(ge=0, le=limits.DAY_SECONDS)]
 
@@ -176,6 +177,16 @@ class State(_Section, forbid_unknown_fields=True, frozen=True):
     """Where the drain writes windows, outcomes and the idempotency table, and the start reads them; empty = nowhere."""
 
 
+class Drift(_Section, forbid_unknown_fields=True, frozen=True):
+    """Live transactions against the model's reference, or against the first live ones where it has none."""
+
+    enabled: bool = True
+    window_rows: _DriftRows = 10_000
+    """The last transactions, which are compared."""
+    reference_rows: _DriftRows = 20_000
+    """The first transactions, which are the reference of a model that has none."""
+
+
 class Config(_Section, forbid_unknown_fields=True, frozen=True):
     """Everything that can be set."""
 
@@ -192,6 +203,7 @@ class Config(_Section, forbid_unknown_fields=True, frozen=True):
     event_time: EventTime = EventTime()
     log: Log = Log()
     state: State = State()
+    drift: Drift = Drift()
 
     def check(self) -> None:
         """Raise ConfigError for values that cannot work together."""

@@ -10,21 +10,22 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
 from fraudgate.claims import Claims
 from fraudgate.clock import Clock
+from fraudgate.drift.watch import DriftWatch
 from fraudgate.engines.base import Inference
 from fraudgate.engines.routes import Batch, Route, Verdict
 from fraudgate.errors import EngineFailed
 from fraudgate.features.schema import Attribute
 from fraudgate.features.store import FeatureStore, Gathered
 from fraudgate.guardrails.decision import Thresholds, decide, score_marks, usable
-from fraudgate.guardrails.rules import RuleInputs, RuleSet
+from fraudgate.guardrails.inputs import RuleInputs, inputs_of
+from fraudgate.guardrails.rules import RuleSet
 from fraudgate.idempotency import IdempotencyTable
 from fraudgate.latency.recorder import Counters, Recorder
 from fraudgate.limits import BUDGET_NS
@@ -32,7 +33,6 @@ from fraudgate.tensors import Slab
 from fraudgate.transaction import (
     ANSWER_DTYPE,
     Answers,
-    Bool,
     Columns,
     Decision,
     Fallback,
@@ -104,6 +104,7 @@ class Pipeline:
         clock: Clock,
         event_time_ns_max: Clock,
         budget_ns: int = BUDGET_NS,
+        drift: DriftWatch | None = None,
     ) -> None:
         self.live = live
         self.store = store
@@ -117,6 +118,7 @@ class Pipeline:
         self._clock = clock
         self._event_time_ns_max = event_time_ns_max
         self._budget_ns = budget_ns
+        self._drift = drift
         self._named_attributes = {each.attribute for each in store.schema.features if isinstance(each, Attribute)}
         self._sequence = 0
         self._turn = asyncio.Event()
@@ -154,7 +156,7 @@ class Pipeline:
         finally:
             done.set()
         try:
-            self._record(decided, claims)
+            self._record(decided, claims, gathered)
             self._keep(batch, claims, gathered, answers, closed_ns, idle_ns)
         except Exception:  # bookkeeping must not cost the callers their decisions; it is loud in the log and counted
             _log.exception("a batch of %d was decided but not recorded", columns.rows)
@@ -281,7 +283,7 @@ class Pipeline:
             inferred_ns = self._clock()
             level = verdict.level if verdict else live.thresholds.levels(score)
             scored = usable(level)
-            decision, bits = self._judge(live, _rule_inputs(columns, fresh, gathered, score, scored), level)
+            decision, bits = self._judge(live, inputs_of(columns, fresh, gathered.values, score, scored), level)
         decided = decided_rows(rows, live.edition, taken_up_ns, gathered_ns, inferred_ns, self._clock())
         decided["decision"], decided["rules"] = decision, bits
         if scored is None:
@@ -333,14 +335,16 @@ class Pipeline:
             answers[claims.replays] = replayed
         return answers
 
-    def _record(self, decided: Answers | None, claims: Claims) -> None:
-        """Latencies and counts of the rows decided now; replays are counted apart."""
+    def _record(self, decided: Answers | None, claims: Claims, gathered: Gathered | None) -> None:
+        """Latencies, counts and features of the rows decided now; replays are counted apart."""
         if claims.replays:
             self._counters.count("fraudgate_idempotent_replays_total", len(claims.replays))
-        if decided is not None:
+        if decided is not None and gathered is not None:
             self._recorder.record_batch(decided)
             self._counters.count_decisions(decided["decision"], decided["fallback"])
             self._counters.count_batch(len(decided))
+            if self._drift is not None:
+                self._drift.record_batch(gathered.values, decided)
 
     def _keep(
         self,
@@ -369,29 +373,3 @@ async def _routed(live: Live, batch: Batch, score: Float32) -> Verdict:
     for route in live.routes:
         await route.run(batch, verdict)
     return verdict
-
-
-def _rule_inputs(
-    columns: Columns, fresh: list[int], gathered: Gathered, score: Float32, scored: Bool | None
-) -> RuleInputs:
-    """The fresh rows as the rules see them; an unusable score is NaN."""
-    whole = len(fresh) == columns.rows
-    return RuleInputs(
-        len(fresh),
-        score if scored is None else np.where(scored, score, np.nan),
-        scored,
-        columns.amount_minor if whole else columns.amount_minor[fresh],
-        partial(_texts, columns, fresh),
-        gathered.values,
-        columns.attributes if whole or columns.attributes is None else _pick(columns.attributes, fresh),
-    )
-
-
-def _texts(columns: Columns, fresh: list[int], name: str) -> list[Any]:
-    """The fresh rows' strings of ``currency`` or of an id."""
-    column = columns.currency if name == "currency" else columns.ids[name]
-    return column if len(fresh) == columns.rows else _pick(column, fresh)
-
-
-def _pick(column: list[Any], rows: list[int]) -> list[Any]:
-    return [column[row] for row in rows]

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fraudgate.drift.watch import DriftWatch
 from fraudgate.features.currency import EXPONENTS
 from fraudgate.guardrails.decision import Thresholds
 from fraudgate.guardrails.rules import RuleSet
@@ -45,6 +46,7 @@ class Bench:
     idempotency: IdempotencyTable | None = field(default_factory=lambda: IdempotencyTable(2_048))
     budget_ns: int = BUDGET_NS
     clock: FakeClock = field(default_factory=lambda: FakeClock(START_NS, step_ns=1))
+    drift: DriftWatch | None = None
 
     def __post_init__(self) -> None:
         self.rules = RuleSet.parse(RULES, "rules.yaml", FAKE_SCHEMA.names)
@@ -62,6 +64,7 @@ class Bench:
             clock=self.clock,
             event_time_ns_max=lambda: EVENT_TIME_NS,
             budget_ns=self.budget_ns,
+            drift=self.drift,
         )
 
     def live(self, inference: Inference, edition: int = 1, thresholds: Thresholds = THRESHOLDS) -> Live:

@@ -8,15 +8,17 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from fraudgate.drift.reference import Reference
+from fraudgate.drift.watch import DriftWatch
 from fraudgate.latency.recorder import STAGES, TOTALS, Counters, Recorder
 from fraudgate.ops.metrics import BOUNDS_NS, Metrics
-from fraudgate.transaction import Decision, Fallback
+from fraudgate.transaction import Decision, Fallback, decided_rows
 
 MS = 1_000_000
 
 
-def scrape(recorder: Recorder, counters: Counters) -> dict[str, Metric]:
-    content_type, body = Metrics(recorder, counters, {"version": '1.0 "quoted"', "model": "m"}).render()
+def scrape(recorder: Recorder, counters: Counters, drift: DriftWatch | None = None) -> dict[str, Metric]:
+    content_type, body = Metrics(recorder, counters, {"version": '1.0 "quoted"', "model": "m"}, drift).render()
     assert content_type.startswith("text/plain")
     return {family.name: family for family in text_string_to_metric_families(body.decode())}
 
@@ -96,6 +98,25 @@ def test_batch_rows_tell_full_batches_from_the_gates() -> None:
         "1.0": 1, "2.0": 2, "4.0": 2, "8.0": 2, "16.0": 2, "24.0": 3, "31.0": 4, "32.0": 6, "+Inf": 6,
     }  # fmt: skip
     assert samples(family, "fraudgate_batch_rows_sum") == [1 + 2 + 20 + 31 + 64]
+
+
+def test_drift_is_a_gauge_of_each_feature_once_there_is_a_window() -> None:
+    sample = np.linspace(0, 1, 1_000, dtype=np.float32)
+    reference = Reference.of(("SAME", "MOVED"), np.stack([sample, sample], axis=1), sample)
+    drift = DriftWatch(("SAME", "MOVED"), reference, window_rows=1_000)
+    names = ("fraudgate_drift_psi", "fraudgate_drift_ks", "fraudgate_drifted")
+    families = scrape(Recorder(), Counters(), drift)
+    assert [families[name].samples for name in names] == [[], [], []]
+    answers = decided_rows(1_000, 1, 0, 0, 0, 0)
+    answers["score"] = sample
+    drift.record_batch(np.stack([sample, sample + 0.5], axis=1).astype(np.float64), answers)
+    families = scrape(Recorder(), Counters(), drift)
+    assert [families[name].type for name in names] == ["gauge"] * 3
+    found = {name: {s.labels["feature"]: s.value for s in families[name].samples} for name in names}
+    assert found["fraudgate_drifted"] == {"SAME": 0, "MOVED": 1, "score": 0}
+    assert found["fraudgate_drift_ks"] == {"SAME": 0, "MOVED": pytest.approx(0.5, abs=0.06), "score": 0}
+    assert found["fraudgate_drift_psi"]["MOVED"] == drift.report().features[0].psi > 1
+    assert found["fraudgate_drift_psi"]["SAME"] == 0
 
 
 def test_the_client_library_waits_for_the_first_scrape() -> None:

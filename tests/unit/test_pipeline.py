@@ -7,13 +7,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from fraudgate.drift.watch import DriftWatch
 from fraudgate.engines.placement import InlineEngine
 from fraudgate.errors import EngineFailed
 from fraudgate.guardrails.decision import Thresholds
 from fraudgate.idempotency import IdempotencyTable, payload_digests
 from fraudgate.limits import BATCH_ROWS_MAX, BUDGET_NS
 from fraudgate.pipeline import CANCELLED_NS
-from fraudgate.testing import FakeInference, run
+from fraudgate.testing import FAKE_SCHEMA, FakeInference, run
 from fraudgate.transaction import Answers, Decision, Fallback, Mark, open_batch
 from fraudgate.v1.scoring_pb2 import Transaction
 from fraudgate.validation import PROBLEMS
@@ -41,6 +42,21 @@ def test_the_score_decides() -> None:
     assert answers["fallback"].tolist() == [Fallback.NONE] * 6
     assert answers["batch_rows"].tolist() == [6] * 6
     assert bench.store.applied == [f"tx-{i}" for i in range(6)]
+
+
+def test_drift_sees_every_decision_once_with_the_features_it_was_made_from() -> None:
+    drift = DriftWatch(FAKE_SCHEMA.names, window_rows=6, reference_rows=2)
+    bench = Bench(FakeInference([0.5, 0.5], EngineFailed("gone")), drift=drift)
+    good = numbered(2)
+    bench.score(*good)
+    bench.score(*good, transaction(transaction_id="bad", amount_minor=-1))  # two replays and an invalid row
+    assert drift.report().window_rows == 0
+    bench.score(*(transaction(transaction_id=f"rules {n}") for n in range(3)))
+    bench.score(transaction(transaction_id="far", amount_minor=10**9))
+    report = drift.report()
+    assert (report.source, report.reference_rows, report.window_rows, report.unscored_rows) == ("live", 2, 4, 3)
+    rows = {each.feature: each.rows for each in report.features}
+    assert rows == {"AMOUNT": 4, "RISK": 4, "score": 1}
 
 
 def test_rules_go_before_the_score() -> None:

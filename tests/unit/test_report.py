@@ -18,6 +18,7 @@ from hdrh.log import HistogramLogReader
 
 from fraudgate.commands import report as command
 from fraudgate.control.latency import LatencyServicer
+from fraudgate.drift.watch import DriftReport, FeatureDrift
 from fraudgate.errors import SnapshotError
 from fraudgate.latency.histogram import HIGHEST_NS, LOWEST_NS, SIGNIFICANT_DIGITS
 from fraudgate.latency.recorder import STAGES, Recorder
@@ -244,6 +245,53 @@ async def test_a_live_server_reports_and_resets_over_grpc(capsys: pytest.Capture
     assert [stage.stage for stage in ended.stages] == list(STAGES)
     assert (ended.interval_ns, ended.stages[4].count) == (9, 500)
     assert (fresh.interval_ns, fresh.stages[4].count) == (0, 0)
+    await server.stop(None)
+
+
+class FakeDrift:
+    """A drift watch whose report is given."""
+
+    def __init__(self, *features: FeatureDrift) -> None:
+        self.given = DriftReport("live", 900, 1_000, 640, 3, features)
+
+    def report(self) -> DriftReport:
+        return self.given
+
+
+@pytest.mark.parametrize(
+    ("drift", "printed"),
+    [
+        (FakeDrift(), ["too few transactions so far"]),
+        (
+            FakeDrift(
+                FeatureDrift("TX_AMOUNT", 0.25, 0.5, 640, "drifted"),
+                FeatureDrift("score", 0.0625, 0.125, 637, "steady"),
+                FeatureDrift("NIGHT", 4.0, 0.5, 640, "calendar"),
+            ),
+            [
+                "             PSI     KS          ",
+                "TX_AMOUNT  0.250  0.500   drifted",
+                "score      0.062  0.125    steady",
+                "NIGHT      4.000  0.500  calendar",
+                "drifted: TX_AMOUNT",
+            ],
+        ),
+    ],
+)
+async def test_a_live_server_reports_its_drift(
+    capsys: pytest.CaptureFixture[str], drift: FakeDrift, printed: list[str]
+) -> None:
+    server = grpc.aio.server()
+    servicer = LatencyServicer(recorded(13), drift=drift)  # type: ignore[arg-type]  # only ``report`` is asked
+    latency_pb2_grpc.add_LatencyServiceServicer_to_server(servicer, server)
+    target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    assert await asyncio.to_thread(command.run, parse("--json", "--target", target)) == 0
+    assert json.loads(capsys.readouterr().out)["drift"] == json.loads(json.dumps(drift.given.as_json()))
+    assert await asyncio.to_thread(command.run, parse("--target", target)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    head = "drift: the last 640 transactions against 900 of 1,000 reference rows (the first live ones)"
+    assert lines[lines.index(head) + 1 :] == [*printed, "3 transactions of the window have no score"]
     await server.stop(None)
 
 

@@ -19,6 +19,7 @@ from fraudgate.engines.repository import (
     publish,
     read_files,
     read_manifest,
+    read_optional,
     resolve,
 )
 from fraudgate.errors import EngineRefused
@@ -169,6 +170,16 @@ def test_a_changed_file_is_refused(tmp_path):
     model_dir = publish(tmp_path, manifest(), FILES)
     (model_dir / "model.onnx").write_bytes(b"An engine")
     assert "has SHA-256" in problem(tmp_path)
+
+
+def test_an_optional_file_is_proved_too(tmp_path):
+    model_dir = publish(tmp_path, manifest(), {**FILES, "drift.json": b"{}"})
+    found = read_manifest(model_dir)
+    assert read_optional(model_dir, found, "drift.json") == b"{}"
+    assert read_optional(model_dir, found, "other.json") is None
+    (model_dir / "drift.json").write_bytes(b"[]")
+    with pytest.raises(EngineRefused, match="has SHA-256"):
+        read_optional(model_dir, found, "drift.json")
 
 
 def test_a_missing_file_is_refused(tmp_path):

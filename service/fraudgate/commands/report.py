@@ -1,17 +1,31 @@
-"""``fraudgate report``: latency percentiles from .hlog files, merged exactly, or from a running server."""
+"""``fraudgate report``: latency percentiles from .hlog files, merged exactly, or a running server's, with its drift."""
 
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from fraudgate.drift.watch import DriftReport, FeatureDrift
 from fraudgate.errors import ConfigError, FraudgateError
 from fraudgate.latency.histogram import LatencyReport, StageLatency
-from fraudgate.latency.report import merge_hlogs, render_table
+from fraudgate.latency.report import aligned, merge_hlogs, render_table
 
-HELP = "print latency percentiles per stage from .hlog files or a running server"
+HELP = "print latency percentiles per stage from .hlog files, or from a running server with its drift"
 TARGET = "127.0.0.1:50052"
 _TIMEOUT_S = 5.0
+
+
+class Report(NamedTuple):
+    """What there is to print; drift only of a running server that watches it."""
+
+    latency: LatencyReport
+    drift: DriftReport | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain dicts, lists and numbers, for ``json.dumps``."""
+        return self.latency.as_json() | ({"drift": self.drift.as_json()} if self.drift else {})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,24 +50,26 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _write(report: LatencyReport, args: argparse.Namespace) -> None:
+def _write(report: Report, args: argparse.Namespace) -> None:
     if args.json is None:
-        print(render_table(report), end="")
+        print(render_table(report.latency), end="")
+        if report.drift:
+            print("", *_drift_lines(report.drift), sep="\n")
     elif args.json == "-":
         print(json.dumps(report.as_json(), indent=2))
     else:
         Path(args.json).write_text(json.dumps(report.as_json(), indent=2) + "\n", encoding="utf-8")
 
 
-def _report(args: argparse.Namespace) -> LatencyReport:
+def _report(args: argparse.Namespace) -> Report:
     if args.json and args.json.endswith(".hlog"):
         raise ConfigError(f"--json {args.json} would overwrite a log; name the logs first: {args.json} --json")
     if bool(args.logs) == bool(args.target):
         raise ConfigError("name .hlog files, or --target [HOST:PORT] for a running server")
-    return _live(args.target) if args.target else merge_hlogs(args.logs).report()
+    return _live(args.target) if args.target else Report(merge_hlogs(args.logs).report(), None)
 
 
-def _live(target: str) -> LatencyReport:
+def _live(target: str) -> Report:
     import grpc  # 0.1 s that a report from files does not need
 
     from fraudgate.v1 import latency_pb2, latency_pb2_grpc
@@ -64,6 +80,29 @@ def _live(target: str) -> LatencyReport:
             answer = stub.GetLatencyReport(latency_pb2.GetLatencyReportRequest(), timeout=_TIMEOUT_S)
         except grpc.RpcError as error:
             raise FraudgateError(f"{target} does not answer: {error.code().name}: {error.details()}") from error
-    names = StageLatency.__dataclass_fields__
-    stages = tuple(StageLatency(**{name: getattr(stage, name) for name in names}) for stage in answer.stages)
-    return LatencyReport(answer.budget_ns, answer.interval_ns, stages, answer.over_budget)
+    stages = tuple(StageLatency(**_fields(StageLatency, stage)) for stage in answer.stages)
+    latency = LatencyReport(answer.budget_ns, answer.interval_ns, stages, answer.over_budget)
+    if not answer.HasField("drift"):
+        return Report(latency, None)
+    features = tuple(FeatureDrift(**_fields(FeatureDrift, each)) for each in answer.drift.features)
+    return Report(latency, DriftReport(**_fields(DriftReport, answer.drift) | {"features": features}))
+
+
+def _fields(kind: type[StageLatency | DriftReport | FeatureDrift], message: Any) -> dict[str, Any]:
+    """The fields of a message, which are called like those of ``kind``."""
+    return {name: getattr(message, name) for name in kind.__dataclass_fields__}
+
+
+def _drift_lines(report: DriftReport) -> Iterator[str]:
+    """The drift for a terminal."""
+    whose = "published with the model" if report.source == "model" else "the first live ones"
+    reference = f"{report.reference_rows:,} of {report.reference_rows_wanted:,} reference rows ({whose})"
+    yield f"drift: the last {report.window_rows:,} transactions against {reference}"
+    if report.features:
+        rows = [(each.feature, f"{each.psi:.3f}", f"{each.ks:.3f}", each.verdict) for each in report.features]
+        yield from aligned([("", "PSI", "KS", ""), *rows])
+        yield f"drifted: {', '.join(report.drifted) or 'nothing'}"
+    else:
+        yield "too few transactions so far"
+    if report.unscored_rows:
+        yield f"{report.unscored_rows:,} transactions of the window have no score"

@@ -1,4 +1,5 @@
-"""The model repository: ``<root>/<model>/<version>/`` holds manifest.json, model.onnx, golden.arrow and a card.
+"""The model repository: ``<root>/<model>/<version>/`` holds manifest.json, model.onnx, golden.arrow, a card and,
+since it is written, drift.json.
 
 A version is published by renaming a complete directory into place, its manifest written last, and never changes
 afterwards. A directory without a manifest is not published yet. Nothing here needs a runtime.
@@ -22,6 +23,7 @@ from fraudgate.limits import BATCH_ROWS_MAX
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 GOLDEN = "golden.arrow"
+DRIFT = "drift.json"
 MANIFEST_BYTES_MAX = 1 << 20
 FILE_BYTES_MAX = 256 << 20
 
@@ -166,13 +168,13 @@ def read_files(model_dir: Path, manifest: Manifest) -> dict[str, bytes]:
         raise EngineRefused(f"cannot read {model_dir}: {error}") from error
     if foreign:
         raise EngineRefused(f"{model_dir} holds files that its manifest does not name: {', '.join(foreign)}")
-    found = {name: _read(model_dir / name, FILE_BYTES_MAX) for name in manifest.files}
-    for name, data in found.items():
-        if (digest := _sha256(data)) != manifest.files[name]:
-            raise EngineRefused(
-                f"{model_dir / name} has SHA-256 {digest}, its manifest says {manifest.files[name]}: publish it again"
-            )
-    return found
+    return {name: _read_proved(model_dir / name, digest) for name, digest in manifest.files.items()}
+
+
+def read_optional(model_dir: Path, manifest: Manifest, name: str) -> bytes | None:
+    """The bytes of one file, checked as ``read_files`` does; None where the manifest does not name it."""
+    digest = manifest.files.get(name)
+    return None if digest is None else _read_proved(Path(model_dir) / name, digest)
 
 
 def list_models(root: Path) -> list[ModelEntry]:
@@ -235,6 +237,13 @@ def _read(path: Path, bytes_max: int) -> bytes:
         raise EngineRefused(f"cannot read {path}: {error.strerror}") from error
     if len(data) > bytes_max:
         raise EngineRefused(f"{path} is larger than {bytes_max} bytes")
+    return data
+
+
+def _read_proved(path: Path, wanted: str) -> bytes:
+    data = _read(path, FILE_BYTES_MAX)
+    if (digest := _sha256(data)) != wanted:
+        raise EngineRefused(f"{path} has SHA-256 {digest}, its manifest says {wanted}: publish it again")
     return data
 
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from fraudgate.guardrails.kernels import NEVER, Result
-from fraudgate.transaction import ENTITIES, Bool, Float32, Float64, Int64
+from fraudgate.transaction import ENTITIES, Bool, Columns, Float32, Float64, Int64
 
 FEATURES = "features"
 ATTRIBUTES = "attributes"
@@ -83,3 +84,27 @@ def presence_reader(name: str) -> Callable[[RuleInputs], Result]:
         return np.array([name in row for row in inputs.attributes], np.bool_), None
 
     return run
+
+
+def inputs_of(columns: Columns, fresh: list[int], features: Float64, score: Float32, scored: Bool | None) -> RuleInputs:
+    """The fresh rows of a batch as the rules see them; an unusable score is NaN."""
+    whole = len(fresh) == columns.rows
+    return RuleInputs(
+        len(fresh),
+        score if scored is None else np.where(scored, score, np.nan),
+        scored,
+        columns.amount_minor if whole else columns.amount_minor[fresh],
+        partial(_texts, columns, fresh),
+        features,
+        columns.attributes if whole or columns.attributes is None else _pick(columns.attributes, fresh),
+    )
+
+
+def _texts(columns: Columns, fresh: list[int], name: str) -> list[Any]:
+    """The fresh rows' strings of ``currency`` or of an id."""
+    column = columns.currency if name == "currency" else columns.ids[name]
+    return column if len(fresh) == columns.rows else _pick(column, fresh)
+
+
+def _pick(column: list[Any], rows: list[int]) -> list[Any]:
+    return [column[row] for row in rows]

@@ -153,10 +153,11 @@ def render_table(report: LatencyReport) -> str:
             times = (stage.p50_ns, stage.p90_ns, stage.p99_ns, stage.p999_ns, stage.max_ns)
             share = f"{100 * stage.p99_ns / report.budget_ns:.1f} %"
             rows.append((stage.stage, f"{stage.count:,}", *(f"{ns / MILLISECOND_NS:.3f}" for ns in times), share))
-    return "\n".join([*_aligned(rows), *_footnotes(report)]) + "\n"
+    return "\n".join([*aligned(rows), *_footnotes(report)]) + "\n"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Lines of a table: the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for name, *cells in rows:
         yield "  ".join([name.ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells, widths[1:], strict=True))])

@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import fraudgate
 from fraudgate.clock import Clock, monotonic_ns
+from fraudgate.drift.watch import DriftWatch
 from fraudgate.errors import ConfigError
 from fraudgate.latency.recorder import STAGES, Counters, Recorder
 from fraudgate.latency.report import percentile_text
@@ -63,6 +64,7 @@ class OpsServer:
         port: int = PORT,
         *,
         build_info: dict[str, str] | None = None,
+        drift: DriftWatch | None = None,
         clock: Clock = monotonic_ns,
         connection_ns_max: int = CONNECTION_NS_MAX,
     ) -> None:
@@ -70,7 +72,7 @@ class OpsServer:
         self._recorder, self._ready, self._clock = recorder, ready, clock
         python = ".".join(map(str, sys.version_info[:3]))
         info = {"version": fraudgate.__version__, "python": python, **(build_info or {})}
-        self._metrics = Metrics(recorder, counters, info)
+        self._metrics = Metrics(recorder, counters, info, drift)
         try:
             self._server = _Server((host, port), self._routes(), connection_ns_max)
         except OSError as error:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from fraudgate.drift.watch import DriftReport, DriftWatch
 from fraudgate.latency.histogram import Distribution
 from fraudgate.latency.recorder import STAGES, TOTALS, Counters, CountersCopy, Recorder
 from fraudgate.limits import MICROSECOND_NS, MILLISECOND_NS, SECOND_NS
@@ -29,13 +30,15 @@ Buckets = list[tuple[str, float]]
 
 
 class Metrics:
-    """Renders ``/metrics``. ``build_info`` becomes the labels of ``fraudgate_build_info``.
+    """Renders ``/metrics``. ``build_info`` becomes the labels of ``fraudgate_build_info``; ``drift`` may be off.
 
     The client library is imported at the first scrape: it costs a server's start 27 ms.
     """
 
-    def __init__(self, recorder: Recorder, counters: Counters, build_info: Mapping[str, str]) -> None:
-        self._recorder, self._counters, self._build_info = recorder, counters, dict(build_info)
+    def __init__(
+        self, recorder: Recorder, counters: Counters, build_info: Mapping[str, str], drift: DriftWatch | None = None
+    ) -> None:
+        self._recorder, self._counters, self._build_info, self._drift = recorder, counters, dict(build_info), drift
 
     def render(self) -> tuple[str, bytes]:
         """(content type, text exposition)."""
@@ -60,6 +63,8 @@ class Metrics:
         yield _stage_seconds(stages)
         yield _loop_stall_seconds(stages["loop_stall"])
         yield _batch_rows(counters.batch_rows)
+        if self._drift is not None:
+            yield from _drift(self._drift.report())
         info = GaugeMetricFamily("fraudgate_build_info", "What runs here; always 1.", labels=list(self._build_info))
         info.add_metric(list(self._build_info.values()), 1)
         yield info
@@ -130,3 +135,22 @@ def _batch_rows(batches: Sequence[int]) -> "Metric":
     rows = sum(rows * count for rows, count in enumerate(batches))
     text = "Rows of each batch that was scored."
     return HistogramMetricFamily("fraudgate_batch_rows", text, [*buckets, ("+Inf", cumulative[-1])], rows)
+
+
+def _drift(report: DriftReport) -> Iterator["Metric"]:
+    from prometheus_client.core import GaugeMetricFamily
+
+    psi = GaugeMetricFamily(
+        "fraudgate_drift_psi", "Population stability index, live window against reference.", labels=["feature"]
+    )
+    ks = GaugeMetricFamily(
+        "fraudgate_drift_ks", "Kolmogorov-Smirnov distance, live window against reference.", labels=["feature"]
+    )
+    drifted = GaugeMetricFamily(
+        "fraudgate_drifted", "1 where a feature, or the score, has drifted, else 0.", labels=["feature"]
+    )
+    for each in report.features:
+        psi.add_metric([each.feature], each.psi)
+        ks.add_metric([each.feature], each.ks)
+        drifted.add_metric([each.feature], each.verdict == "drifted")
+    yield from (psi, ks, drifted)

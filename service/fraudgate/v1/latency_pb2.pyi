@@ -15,16 +15,48 @@ class ResetLatencyRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetLatencyReportResponse(_message.Message):
-    __slots__ = ("budget_ns", "interval_ns", "stages", "over_budget")
+    __slots__ = ("budget_ns", "interval_ns", "stages", "over_budget", "drift")
     BUDGET_NS_FIELD_NUMBER: _ClassVar[int]
     INTERVAL_NS_FIELD_NUMBER: _ClassVar[int]
     STAGES_FIELD_NUMBER: _ClassVar[int]
     OVER_BUDGET_FIELD_NUMBER: _ClassVar[int]
+    DRIFT_FIELD_NUMBER: _ClassVar[int]
     budget_ns: int
     interval_ns: int
     stages: _containers.RepeatedCompositeFieldContainer[StageLatency]
     over_budget: int
-    def __init__(self, budget_ns: _Optional[int] = ..., interval_ns: _Optional[int] = ..., stages: _Optional[_Iterable[_Union[StageLatency, _Mapping]]] = ..., over_budget: _Optional[int] = ...) -> None: ...
+    drift: DriftReport
+    def __init__(self, budget_ns: _Optional[int] = ..., interval_ns: _Optional[int] = ..., stages: _Optional[_Iterable[_Union[StageLatency, _Mapping]]] = ..., over_budget: _Optional[int] = ..., drift: _Optional[_Union[DriftReport, _Mapping]] = ...) -> None: ...
+
+class DriftReport(_message.Message):
+    __slots__ = ("source", "reference_rows", "reference_rows_wanted", "window_rows", "unscored_rows", "features")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    REFERENCE_ROWS_FIELD_NUMBER: _ClassVar[int]
+    REFERENCE_ROWS_WANTED_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_ROWS_FIELD_NUMBER: _ClassVar[int]
+    UNSCORED_ROWS_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    source: str
+    reference_rows: int
+    reference_rows_wanted: int
+    window_rows: int
+    unscored_rows: int
+    features: _containers.RepeatedCompositeFieldContainer[FeatureDrift]
+    def __init__(self, source: _Optional[str] = ..., reference_rows: _Optional[int] = ..., reference_rows_wanted: _Optional[int] = ..., window_rows: _Optional[int] = ..., unscored_rows: _Optional[int] = ..., features: _Optional[_Iterable[_Union[FeatureDrift, _Mapping]]] = ...) -> None: ...
+
+class FeatureDrift(_message.Message):
+    __slots__ = ("feature", "psi", "ks", "rows", "verdict")
+    FEATURE_FIELD_NUMBER: _ClassVar[int]
+    PSI_FIELD_NUMBER: _ClassVar[int]
+    KS_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    feature: str
+    psi: float
+    ks: float
+    rows: int
+    verdict: str
+    def __init__(self, feature: _Optional[str] = ..., psi: _Optional[float] = ..., ks: _Optional[float] = ..., rows: _Optional[int] = ..., verdict: _Optional[str] = ...) -> None: ...
 
 class StageLatency(_message.Message):
     __slots__ = ("stage", "count", "p50_ns", "p90_ns", "p99_ns", "p999_ns", "max_ns", "mean_ns", "over_range")

@@ -1,0 +1,1 @@
+"""How far live transactions have moved from a reference: PSI and KS of every feature and of the score."""
