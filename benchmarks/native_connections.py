@@ -12,8 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from fraudgate import wheel
 from fraudgate.demo.server import Server, free_ports, serve_command, to_toml
-from fraudgate.frontend import native
 
 CONNECTIONS = 10_000
 OTHER_DESCRIPTORS = 512
@@ -63,7 +63,7 @@ def figures(count: int = CONNECTIONS) -> dict[str, float]:
     """The figures of the results file. Nothing where the wheel fraudgate-ingress is not installed, or where the system
     does not let a process open that many sockets.
     """
-    if not native.INSTALLED:
+    if not wheel.INSTALLED:
         print("  native_connections: skipped, fraudgate-ingress is not installed", file=sys.stderr)
         return {}
     if not allow_descriptors(count + OTHER_DESCRIPTORS):

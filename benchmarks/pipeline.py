@@ -21,9 +21,8 @@ from time import monotonic_ns, thread_time_ns
 import msgspec
 
 from benchmarks import traffic
-from fraudgate import config
+from fraudgate import config, wheel
 from fraudgate.assembly import Parts, assemble
-from fraudgate.frontend import native
 from fraudgate.frontend.codec import Renderer, request_batch, request_columns
 from fraudgate.frontend.native_columns import NativeColumns, record_batch
 from fraudgate.limits import BATCH_ROWS_MAX
@@ -61,7 +60,7 @@ class Native:
     """Codec and kernels of the native front end, on this thread."""
 
     def __init__(self, parts: Parts) -> None:
-        self._crate = native.module()
+        self._crate = wheel.module()
         self._renderer = self._crate.Renderer(Renderer(parts.editions).tail)
 
     async def score(self, pipeline: Pipeline, bodies: list[bytes]) -> int:
@@ -87,7 +86,7 @@ def measure(log_dir: str = "", profile: bool = False, reference: bool = False) -
     chunks = [made[i : i + BATCH_ROWS_MAX] for i in range(0, len(made), BATCH_ROWS_MAX)]
     parts = assemble(settings(log_dir), lambda _line: None)
     parts.store.bulk_load(history.to_batches(65_536))
-    way = Native(parts) if native.INSTALLED and not reference else Reference(parts)
+    way = Native(parts) if wheel.INSTALLED and not reference else Reference(parts)
     asyncio.run(_run(parts, way, chunks[:BATCHES]))
     gc.collect()  # as the service does when it starts
     gc.freeze()

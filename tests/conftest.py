@@ -3,8 +3,7 @@
 import pytest
 from hypothesis import settings
 
-from fraudgate import claims
-from fraudgate.features import kernel
+from fraudgate import wheel
 
 settings.register_profile("fraudgate", derandomize=True, deadline=None, database=None)
 settings.load_profile("fraudgate")
@@ -15,8 +14,7 @@ def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     """Runs a test with the Python code of the feature store and the idempotency table, and again with their native
     kernels where those are installed."""
     if request.param == "reference":
-        monkeypatch.setattr(kernel, "installed", lambda: None)
-        monkeypatch.setattr(claims, "installed", lambda: None)
-    elif kernel.installed() is None:
+        monkeypatch.setattr(wheel, "INSTALLED", False)
+    elif not wheel.INSTALLED:
         pytest.skip("the wheel fraudgate-ingress is not installed")
     return str(request.param)

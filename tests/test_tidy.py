@@ -24,7 +24,7 @@ MODULE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 70
 
 RINGS = {
-    0: "clock errors features.currency features.schema limits transaction",
+    0: "clock errors features.currency features.schema limits transaction wheel",
     1: "batching.batcher claims drift editions engines.bounds engines.trial features.windows guardrails idempotency"
     " latency.budget latency.histogram latency.recorder quality tensors validation",
     2: "audit engines features latency state",

@@ -7,7 +7,7 @@ from statistics import median
 
 import pyarrow.parquet as pq
 
-from fraudgate import state
+from fraudgate import state, wheel
 from fraudgate.audit.batch_log import BatchLog
 from fraudgate.clock import Clock, monotonic_ns, time_ns
 from fraudgate.config import Config
@@ -80,6 +80,7 @@ def assemble(config: Config, say: Say) -> Parts:
     store = load_store(config, schema, event_clock, say)
     idempotency = _load_idempotency(config, editions, say)
     recorder, counters = Recorder(monotonic_ns(), config.batching.budget_ns), Counters()
+    counters.add_source(wheel.counts)
     log = _open_log(config, schema, loaded.engine, rules)
     drift = load_drift(config, schema, engines.path(config.model.name, config.model.version), say)
     tier = engines.tier(monotonic_ns)

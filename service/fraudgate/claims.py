@@ -31,15 +31,6 @@ class Claims(NamedTuple):
     conflicts: list[int]
 
 
-def installed() -> Any:
-    """The class ``fraudgate_ingress.ClaimKernel``, which has the methods of ``ClaimRing``; None without the wheel."""
-    try:
-        from fraudgate_ingress import ClaimKernel
-    except ImportError:
-        return None
-    return ClaimKernel
-
-
 class ClaimRing:
     """At most ``entries_max`` ids, each for ``lifetime_ns`` from its claim.
 

@@ -13,7 +13,7 @@ from hashlib import blake2b
 import numpy as np
 import numpy.typing as npt
 
-from fraudgate import claims
+from fraudgate import claims, wheel
 from fraudgate.claims import Claims
 from fraudgate.limits import (
     BATCH_ROWS_MAX,
@@ -89,7 +89,7 @@ class IdempotencyTable:
         answer_bytes = self._answers.view(np.uint8)
         self._answer_bytes = answer_bytes.data  # the same memory, cheaper to write to
         self._ring: claims.ClaimRing
-        if native and (kernel := claims.installed()):
+        if native and (kernel := wheel.kernel("ClaimKernel")):
             words = self._digests.view(np.uint64)
             self._ring = kernel(entries_max, min(lifetime_ns, _INT64_MAX), words, self._claimed_ns, answer_bytes)
         else:

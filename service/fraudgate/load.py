@@ -4,7 +4,6 @@ The generator itself is Rust, ``fraudgate_ingress.Load``. Times of a report are 
 ``fraudgate.latency.histogram``'s layout, counted from the instant at which each call was meant to be sent.
 """
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from google.rpc import code_pb2
 
+from fraudgate import wheel
 from fraudgate.errors import ConfigError, FraudgateError
 from fraudgate.latency.histogram import Distribution, Filled
 from fraudgate.latency.report import write_hlog
@@ -42,7 +42,7 @@ UNKNOWN = "UNKNOWN"
 def native() -> Any:
     """The extension module. Raises ConfigError, saying what to install."""
     try:
-        return importlib.import_module("fraudgate_ingress")
+        return wheel.module()
     except ImportError as error:
         raise ConfigError(
             "the load generator is native code: pip install fraudgate-ingress, or, in a checkout with a Rust toolchain,"

@@ -1,11 +1,11 @@
 """What the tests over the wire share."""
 
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from fraudgate import wheel
 from tests.integration import server
 from tests.integration.server import JumpingClock, publish_small_model
 
@@ -29,7 +29,7 @@ def clock() -> Iterator[JumpingClock]:
 @pytest.fixture(scope="module", params=FRONTENDS)
 def frontend(request: pytest.FixtureRequest) -> Iterator[str]:
     """Every server that the tests of this module start has this front end."""
-    if request.param == "native" and find_spec("fraudgate_ingress") is None:
+    if request.param == "native" and not wheel.INSTALLED:
         pytest.skip("the native front end is not built; 'sh .ci/ingress build' does it, or says what is missing")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(server, "frontend", request.param)

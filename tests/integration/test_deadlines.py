@@ -1,18 +1,18 @@
 """Deadlines over the wire, kept by the server: these clients send one and do not enforce it, and the engine hangs."""
 
 import asyncio
-from importlib.util import find_spec
 from pathlib import Path
 
 import grpc
 import pytest
 
+from fraudgate import wheel
 from fraudgate.frontend.aio import SERVICE
 from fraudgate.v1 import scoring_pb2 as pb
 from tests.integration.raw_http2 import DATA, END_STREAM, PATIENCE_SECONDS, RawConnection, grpc_message
 from tests.integration.server import Running, request, serve, transaction, until
 
-LACKING = pytest.mark.skipif(find_spec("fraudgate_ingress") is None, reason="the native front end is not built")
+LACKING = pytest.mark.skipif(not wheel.INSTALLED, reason="the native front end is not built")
 BOTH = pytest.mark.parametrize("frontend", ["aio", pytest.param("native", marks=LACKING)])
 SCORE, SCORE_BATCH = f"/{SERVICE}/Score", f"/{SERVICE}/ScoreBatch"
 LATE = str(grpc.StatusCode.DEADLINE_EXCEEDED.value[0])

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fraudgate import wheel
 from fraudgate.errors import UnknownTransaction
-from fraudgate.features import kernel
 from fraudgate.features.embedded import EmbeddedStore
 from fraudgate.features.schema import FeatureSchema
 from fraudgate.features.store import Outcome
@@ -197,7 +197,7 @@ class Pair:
                     assert view.values[window.name] == self.oracle.window(window, name, latest)
 
 
-WITHOUT_KERNEL = pytest.mark.skipif(kernel.installed() is None, reason="the wheel fraudgate-ingress is not installed")
+WITHOUT_KERNEL = pytest.mark.skipif(not wheel.INSTALLED, reason="the wheel fraudgate-ingress is not installed")
 IMPLEMENTATIONS = pytest.mark.parametrize(
     "native", [pytest.param(False, id="reference"), pytest.param(True, id="kernel", marks=WITHOUT_KERNEL)]
 )

@@ -15,6 +15,7 @@ import grpc
 import numpy as np
 import uvloop
 
+from fraudgate import wheel
 from fraudgate.demo import data
 from fraudgate.demo.data import Traffic
 from fraudgate.demo.judge import (
@@ -43,7 +44,6 @@ from fraudgate.demo.server import Ports, Server, free_ports, serve_command, to_t
 from fraudgate.demo.summary import Rates, Result, read_published
 from fraudgate.errors import FraudgateError
 from fraudgate.features.schema import FeatureSchema
-from fraudgate.frontend import native
 from fraudgate.progress import Progress
 from fraudgate.scheduling import prefer_batches
 from fraudgate.simulator import simulate
@@ -76,7 +76,7 @@ class Options:
         """What ``auto`` stands for."""
         if self.frontend != "auto":
             return self.frontend
-        return "native" if native.INSTALLED else "aio"
+        return "native" if wheel.INSTALLED else "aio"
 
 
 @dataclass(frozen=True)

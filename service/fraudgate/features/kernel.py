@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fraudgate import wheel
 from fraudgate.features.plan import Plan
 from fraudgate.features.schema import Window
 from fraudgate.features.windows import Windows
@@ -47,21 +48,12 @@ class Program:
     exponent_scale: float
 
 
-def installed() -> Any:
-    """The class ``fraudgate_ingress.WindowKernel``; None without the wheel."""
-    try:
-        from fraudgate_ingress import WindowKernel
-    except ImportError:
-        return None
-    return WindowKernel
-
-
 def make(plan: Plan, windows: Windows, series: Sequence[Any], keep: list[int], lateness: int) -> Any:
     """A kernel over ``windows``; None without the wheel, or where the plan has none.
 
     series: by kind, the series of an id; keep: by kind, in ticks, as is ``lateness``.
     """
-    kernel = installed()
+    kernel = wheel.kernel("WindowKernel")
     return kernel(windows, list(series), program(plan, keep, lateness)) if kernel and plan.entities else None
 
 

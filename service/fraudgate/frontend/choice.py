@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
+from fraudgate import wheel
 from fraudgate.errors import ConfigError
-from fraudgate.frontend import native
 from fraudgate.frontend.aio_server import AioFrontend
 from fraudgate.frontend.native import NativeFrontend
 
@@ -13,7 +13,7 @@ HOW_TO_BUILD = "'make setup' builds it where cargo is installed"
 
 def choose(wanted: str, say: Callable[[str], None]) -> type[AioFrontend] | type[NativeFrontend]:
     """The front end for ``server.frontend``: auto, native or aio. Raises ConfigError when native is not installed."""
-    if wanted != "aio" and native.INSTALLED:
+    if wanted != "aio" and wheel.INSTALLED:
         return NativeFrontend
     if wanted == "native":
         raise ConfigError(f"server.frontend = 'native': the wheel fraudgate-ingress is not installed; {HOW_TO_BUILD}")

@@ -4,13 +4,12 @@ accepts, decodes, admits, batches and answers, and rings when a batch is ready. 
 
 import asyncio
 from collections.abc import Mapping
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from grpc_health.v1 import health
 
+from fraudgate import wheel
 from fraudgate.clock import monotonic_ns
 from fraudgate.config import Config
 from fraudgate.editions import Editions
@@ -22,14 +21,6 @@ from fraudgate.latency.recorder import Counters, Recorder
 from fraudgate.limits import BATCH_ROWS_MAX, MESSAGE_BYTES_MAX, SCORE_BATCH_ROWS_MAX, SECOND_NS, STREAM_UNANSWERED_MAX
 from fraudgate.pipeline import Pipeline
 from fraudgate.transaction import ANSWER_DTYPE
-
-INSTALLED = find_spec("fraudgate_ingress") is not None
-"""Whether the wheel fraudgate-ingress is here."""
-
-
-def module() -> Any:
-    """The extension module of the wheel."""
-    return import_module("fraudgate_ingress")
 
 
 class NativeFrontend:
@@ -48,7 +39,7 @@ class NativeFrontend:
         services: list[str],
     ) -> None:
         """Bind the address. Raises ConfigError."""
-        crate = module()
+        crate = wheel.module()
         crate.check_answer_layout(ANSWER_DTYPE.itemsize, answer_layout())
         try:
             self._native: Any = crate.Ingress(settings(config), refusal_table(), recorder.cells("respond"))
