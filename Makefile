@@ -7,11 +7,11 @@ READY := .venv/.stamp-dev
 NATIVE_READY := .venv/.stamp-ingress
 CRATE := $(shell find service/ingress -name target -prune -o -type f ! -name '*.md' -print)
 export NATIVE
-TRAINABLE := $(BIN)/python -c 'from importlib.util import find_spec; raise SystemExit(not all(map(find_spec, ("onnx", "sklearn", "torch", "xgboost"))))'
+TRAINABLE := $(BIN)/python -c 'from importlib.util import find_spec; raise SystemExit(not all(map(find_spec, ("matplotlib", "modelopt", "onnx", "sklearn", "torch", "xgboost"))))'
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make requirements"
 
-.PHONY: help setup demo test test-slow test-rtx test-train check bench protos train requirements
+.PHONY: help setup demo test test-slow test-rtx test-train check bench protos train compare search requirements
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r verb does; do printf 'make %-14s%s\n' "$$verb" "$$does"; done
@@ -39,7 +39,8 @@ test-rtx: $(READY) ## compile the published models with TensorRT for RTX (240 MB
 	@sh .ci/rtx $(ARGS)
 
 test-train: $(READY) ## the training recipe on a small sample, where [train] is installed
-	@if $(TRAINABLE); then $(BIN)/python -m models.train --dataset simulated --sample $(ARGS); \
+	@if $(TRAINABLE); then $(BIN)/pytest tests/unit/test_pareto.py tests/unit/test_training.py \
+	&& $(BIN)/python -m models.train --dataset simulated --sample $(ARGS); \
 	else echo "test-train: skipped, the [train] extra is not installed in .venv (make train installs it)"; fi
 
 check: $(READY) ## format, lint, types, Dockerfile, protos up to date, tidy test
@@ -63,6 +64,12 @@ train: $(READY) ## install [train] (several GB) into .venv, then train both mode
 	@$(TRAINABLE) || { echo "installing the [train] extra into .venv: several GB" && $(BIN)/python -m pip install --quiet -e '.[cpu,train]'; }
 	@$(BIN)/python -m models.train --dataset handbook $(ARGS)
 	@$(BIN)/python -m models.train --dataset simulated $(ARGS)
+
+compare: $(READY) ## recipes side by side on the validation folds, where [train] is installed; writes models/tried.json
+	@$(BIN)/python -m models.compare --dataset handbook $(ARGS)
+
+search: $(READY) ## width and depth of the network against its time, where [train] is installed; writes models/pareto.*
+	@$(BIN)/python -m models.search --dataset handbook $(ARGS)
 
 requirements: $(READY) ## pin what pyproject.toml asks for, with hashes; ARGS=--upgrade takes newer releases
 	@$(COMPILE) pyproject.toml $(ARGS) --extra cpu --extra dev --output-file requirements-dev.txt

@@ -3,15 +3,17 @@
 Several members of one shape are fitted side by side as one stacked network: ten seeds cost little more than three.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from fraudgate.transaction import Bool, Float32, Int64
-from models.network import Network, Recipe
+from fraudgate.transaction import Bool, Float32, Float64, Int64
+from models.network import Network
 from models.ramps import RampLayer
+from models.recipe import Recipe
 
 
 class Member(NamedTuple):
@@ -21,19 +23,45 @@ class Member(NamedTuple):
     rows: Int64
 
 
+class Targets(NamedTuple):
+    """What the logits of n rows are fitted to."""
+
+    is_fraud: Bool  # [n]
+    teacher: Float64  # [n], logits
+    alpha: Float32  # [n], the label's share of the loss; 0 where the label is unknown
+
+
+def labels_alone(is_fraud: Bool) -> Targets:
+    """Targets [n] without a teacher."""
+    return Targets(is_fraud, np.zeros(len(is_fraud)), np.ones(len(is_fraud), np.float32))
+
+
+def distillation_loss(logits: torch.Tensor, targets: Sequence[torch.Tensor], temperature: float) -> torch.Tensor:
+    """Sum of alpha x BCE(label) + (1 - alpha) x T^2 x BCE(the teacher's answer at temperature T).
+
+    ``targets`` are label, teacher's logit and alpha, in the shape of ``logits``. T^2 keeps the gradient's size: the
+    softer curve has 1/T of the slope, and logits that are divided by T another 1/T.
+    """
+    label, teacher, alpha = targets
+    cross_entropy = torch.nn.functional.binary_cross_entropy_with_logits
+    hard = cross_entropy(logits, label, weight=alpha, reduction="sum")
+    soft = cross_entropy(logits / temperature, torch.sigmoid(teacher / temperature), weight=1 - alpha, reduction="sum")
+    return hard + temperature**2 * soft
+
+
 def fit(
-    ramps: RampLayer, features: Float32, is_fraud: Bool, members: Sequence[Member], recipe: Recipe
+    ramps: RampLayer, features: Float32, targets: Targets, members: Sequence[Member], recipe: Recipe
 ) -> list[Network]:
-    """Fit one network per member on its rows of ``features`` [n, F]: AdamW, cross entropy, one learning-rate cycle.
+    """Fit one network per member on its rows of ``features`` [n, F]: AdamW, one learning-rate cycle.
 
     An epoch has as many whole batches as the member with the fewest rows can fill. Deterministic on one machine.
     """
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     inputs = torch.from_numpy(ramps(features))
-    labels = torch.from_numpy(is_fraud.astype(np.float32))
+    columns = [torch.from_numpy(column.astype(np.float32)) for column in targets]
     draws = [torch.Generator().manual_seed(member.seed) for member in members]
-    stack = _Stack(inputs.shape[1], recipe.hidden, float(np.mean(is_fraud)), draws)
+    stack = _Stack((inputs.shape[1], *recipe.hidden, 1), _fraud_shares(targets, members), draws)
     batches = min(len(member.rows) for member in members) // recipe.batch_rows
     optimiser = torch.optim.AdamW(
         [{"params": stack.weights, "weight_decay": recipe.weight_decay}, {"params": stack.biases, "weight_decay": 0.0}],
@@ -43,15 +71,9 @@ def fit(
         optimiser, recipe.learning_rate, total_steps=recipe.epochs * batches, pct_start=0.1
     )
     for _ in range(recipe.epochs):
-        orders = [
-            torch.from_numpy(member.rows)[torch.randperm(len(member.rows), generator=draw)]
-            for member, draw in zip(members, draws, strict=True)
-        ]
-        for start in range(0, batches * recipe.batch_rows, recipe.batch_rows):
-            rows = torch.stack([order[start : start + recipe.batch_rows] for order in orders])
-            loss = torch.nn.functional.binary_cross_entropy_with_logits(
-                stack.logits(inputs[rows]), labels[rows], reduction="sum"
-            )
+        for rows in batches_of(members, draws, batches, recipe.batch_rows):
+            parts = [column[rows] for column in columns]
+            loss = distillation_loss(stack.logits(inputs[rows]), parts, recipe.distillation.temperature)
             optimiser.zero_grad(set_to_none=True)
             (loss / recipe.batch_rows).backward()
             optimiser.step()
@@ -59,27 +81,51 @@ def fit(
     return stack.networks(ramps)
 
 
+def _fraud_shares(targets: Targets, members: Sequence[Member]) -> Float64:
+    """The share [members] of frauds in the rows with a label that each member may see."""
+    labelled = [member.rows[targets.alpha[member.rows] > 0] for member in members]
+    return np.array([np.mean(targets.is_fraud[rows]) for rows in labelled])
+
+
+def batches_of(
+    members: Sequence[Member], draws: list[torch.Generator], batches: int, batch_rows: int
+) -> Iterator[torch.Tensor]:
+    """Row numbers [members, batch_rows] of one epoch, each member's in an order of its own."""
+    orders = [
+        torch.from_numpy(member.rows)[torch.randperm(len(member.rows), generator=draw)]
+        for member, draw in zip(members, draws, strict=True)
+    ]
+    for start in range(0, batches * batch_rows, batch_rows):
+        yield torch.stack([order[start : start + batch_rows] for order in orders])
+
+
 class _Stack:
     """The trainable parameters of all members, stacked along the first axis."""
 
-    def __init__(self, inputs: int, hidden: int, fraud_share: float, draws: list[torch.Generator]) -> None:
-        prior = float(np.log(fraud_share / (1 - fraud_share)))
+    def __init__(self, widths: tuple[int, ...], fraud_shares: Float64, draws: list[torch.Generator]) -> None:
+        priors = np.log(fraud_shares / (1 - fraud_shares)).astype(np.float32)
+        gains = [2.0] * (len(widths) - 2) + [1.0]
         weights = [
             torch.stack([torch.randn(rows, columns, generator=draw) * (gain / rows) ** 0.5 for draw in draws])
-            for rows, columns, gain in ((inputs, hidden, 2.0), (hidden, 1, 1.0))
+            for (rows, columns), gain in zip(pairwise(widths), gains, strict=True)
         ]
-        biases = [torch.zeros(len(draws), 1, hidden), torch.full((len(draws), 1, 1), prior)]
+        biases = [torch.zeros(len(draws), 1, width) for width in widths[1:-1]]
+        biases.append(torch.from_numpy(priors)[:, None, None])
         self.weights = [weight.requires_grad_() for weight in weights]
         self.biases = [bias.requires_grad_() for bias in biases]
 
     def logits(self, inputs: torch.Tensor) -> torch.Tensor:
         """Logits [members, rows] of inputs [members, rows, ramps]."""
-        hidden = torch.relu(torch.baddbmm(self.biases[0], inputs, self.weights[0]))
-        return torch.baddbmm(self.biases[1], hidden, self.weights[1])[..., 0]
+        active = inputs
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            active = torch.relu(torch.baddbmm(bias, active, weight))
+        return torch.baddbmm(self.biases[-1], active, self.weights[-1])[..., 0]
 
     def networks(self, ramps: RampLayer) -> list[Network]:
         """The members, taken apart."""
-        hidden, output, hidden_bias, output_bias = (
-            parameter.detach().numpy().copy() for parameter in (*self.weights, *self.biases)
-        )
-        return [Network(ramps, hidden[i], hidden_bias[i, 0], output[i], output_bias[i, 0]) for i in range(len(hidden))]
+        weights = [weight.detach().numpy().copy() for weight in self.weights]
+        biases = [bias.detach().numpy().copy() for bias in self.biases]
+        return [
+            Network(ramps, tuple(weight[i] for weight in weights), tuple(bias[i, 0] for bias in biases))
+            for i in range(len(weights[0]))
+        ]

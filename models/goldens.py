@@ -57,8 +57,10 @@ def reference_scores(network: Network, features: Float32) -> Float64:
     """Scores [n] of the INT8 network, reckoned in integers and float64, apart from any runtime."""
     weight, bias = network.ramps.weight.astype(np.float64), network.ramps.bias
     ramps = np.clip(features.astype(np.float64) @ weight + bias, 0, 1)
-    hidden = quantise(network.hidden_weight)
-    sums = np.rint(ramps / RAMP_STEP).astype(np.int64) @ hidden.steps.astype(np.int64)
-    active = np.maximum(sums * (np.float64(RAMP_STEP) * hidden.scale) + network.hidden_bias, 0)
-    logits = (active @ network.output_weight.astype(np.float64) + network.output_bias)[:, 0]
+    first = quantise(network.weights[0], network.largest)
+    sums = np.rint(ramps / RAMP_STEP).astype(np.int64) @ first.steps.astype(np.int64)
+    active = np.maximum(sums * (np.float64(RAMP_STEP) * first.scale) + network.biases[0], 0)
+    for layer in range(1, len(network.weights) - 1):
+        active = np.maximum(active @ network.weights[layer].astype(np.float64) + network.biases[layer], 0)
+    logits = (active @ network.weights[-1].astype(np.float64) + network.biases[-1])[:, 0]
     return np.asarray(1 / (1 + np.exp(-logits)))

@@ -63,11 +63,13 @@ def shortfalls(manifest: Manifest) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m models.publish", description="Publish a trained model.")
     parser.add_argument("--dataset", choices=DATASETS, required=True)
+    parser.add_argument("--history", action="store_true", help="the draft that models.train --history left")
     parser.add_argument("--version", default=f"{datetime.now(UTC):%Y.%m.%d}", help="default: today's date")
     parser.add_argument("--drafts", type=Path, default=DRAFTS, metavar="DIR")
     args = parser.parse_args()
     try:
-        print(f"published {publish_draft(args.drafts / args.dataset, args.version)}")
+        draft = args.drafts / (args.dataset + "-history" * args.history)
+        print(f"published {publish_draft(draft, args.version)}")
     except FraudgateError as error:
         print(error, file=sys.stderr)
         return 2

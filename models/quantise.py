@@ -1,21 +1,27 @@
-"""A fitted network as an ONNX graph, float32 [32, F] in, float32 [32, 1] out: in FP32, or its hidden layer in INT8.
+"""A fitted network as an ONNX graph, float32 [32, F] in, float32 [32, 1] out: in FP32, or its first layer in INT8.
 
-    features -> Gemm -> Clip 0..1 ->[ u8 x s8 -> Gemm ]-> Max -> Gemm -> Sigmoid -> score
-        |       the ramps, float      the hidden layer            ^ float
-        +---------------> Gemm by zeros, the bias ----------------+
+    features -> Gemm -> Clip 0..1 ->[ u8 x s8 -> Gemm ]-> Max -> Gemm, Relu ... -> Gemm -> Sigmoid -> score
+        |       the ramps, float     the first hidden layer     ^ float       float ^
+        +---------------> Gemm by zeros, the bias ----------------------------------+
 
 Static, as QuantizeLinear / DequantizeLinear pairs. A ramp's range is 0..1 by construction, so its step is 1/255 and no
 calibration data are asked. Weights are symmetric, one scale per unit, and use 7 bits: two products of u8 and s8 then
-fit in 16 bits, so nothing saturates on a CPU without VNNI. Quantising the ramps would destroy the model, quantising the
-last layer would leave few distinct scores: both stay in float.
+fit in 16 bits, so nothing saturates on a CPU without VNNI.
 
-The hidden bias b needs no integers of its own: Relu(h + b) = Max(h, -b) + b, and the second b is a constant of the last
-layer. (A Relu or Clip behind the Gemm would be fused with it first, and the runtime would then miss the INT8 kernel.)
+INT8 is the layer that holds two thirds of the multiplications. Quantising the ramps would destroy the model, quantising
+the last layer would leave few distinct scores, and a small second layer costs less in float than rounding its inputs.
+Where layers are wide this turns round: ``export`` can keep a chain of them in INT8, from u8 to u8.
 
-A quantised value cannot be NaN, so a feature that is not finite would vanish in the hidden layer and leave a score that
+The first layer's bias b needs no integers of its own: Relu(h + b) = Max(h, -b) + b, and the second b is a constant of
+the next layer. (A Relu or Clip behind the Gemm would be fused with it first, and the runtime would then miss the INT8
+kernel.)
+
+A quantised value cannot be NaN, so a feature that is not finite would vanish in the first layer and leave a score that
 looks sound. The branch by zeros carries it: 0 for every finite feature, NaN for any other.
 """
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +29,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from fraudgate.engines.repository import Precision
 from fraudgate.limits import BATCH_ROWS_MAX
 from fraudgate.transaction import Float32
 from models.network import Network
@@ -32,41 +39,81 @@ RAMP_STEP = np.float32(1 / 255)
 STEPS_MAX = 63  # 7 bits with the sign
 OPSET, IR_VERSION = 17, 8
 
+Constant = npt.NDArray[Any] | np.generic
+
 
 class QuantisedWeight(NamedTuple):
-    """The hidden layer's weights in integers; a weight is ``steps`` x ``scale`` of its unit."""
+    """The first layer's weights in integers; a weight is ``steps`` x ``scale`` of its unit."""
 
-    steps: npt.NDArray[np.int8]  # [ramps, hidden]
-    scale: Float32  # [hidden]
+    steps: npt.NDArray[np.int8]  # [ramps, width]
+    scale: Float32  # [width]
 
 
-def quantise(weight: Float32) -> QuantisedWeight:
-    """Round ``weight`` [ramps, hidden] to 7 bits, one scale per unit."""
-    largest = np.abs(weight).max(axis=0)
+def quantise(weight: Float32, largest: Float32 | None = None) -> QuantisedWeight:
+    """Round ``weight`` [ramps, width] to 7 bits, one scale per unit.
+
+    ``largest`` [width] is the weight that the last step stands for, where quantisation-aware training has fixed it;
+    else it is the unit's largest.
+    """
+    if largest is None:
+        largest = np.abs(weight).max(axis=0)
     scale = (np.where(largest > 0, largest, 1.0) / STEPS_MAX).astype(np.float32)
-    return QuantisedWeight(np.rint(weight / scale).astype(np.int8), scale)
+    return QuantisedWeight(np.clip(np.rint(weight / scale), -STEPS_MAX, STEPS_MAX).astype(np.int8), scale)
 
 
-def export(network: Network, precision: str) -> bytes:
-    """The serialised ONNX graph of ``network`` in "int8" or "fp32"."""
+def export(network: Network, precision: Precision, steps: Sequence[float] = ()) -> bytes:
+    """The serialised ONNX graph of ``network``.
+
+    With ``steps``, a u8 step for the units of each of the first hidden layers, the layers after these are in INT8 too.
+    """
     graph = _Graph()
     ramps = graph.node(
         "Gemm", "ramps", INPUT, *graph.constants(ramp_weight=network.ramps.weight, ramp_bias=network.ramps.bias)
     )
-    ramps = graph.node("Clip", "clipped", ramps, *graph.constants(zero=np.float32(0), one=np.float32(1)))
+    active = graph.node("Clip", "clipped", ramps, *graph.constants(zero=np.float32(0), one=np.float32(1)))
+    first = 0
     if precision == "int8":
-        ramps, weight = graph.quantised_ramps(ramps), graph.quantised_weight(quantise(network.hidden_weight))
+        active, first = graph.rounded("ramps", active, RAMP_STEP), len(steps)
+        for layer, (step_in, step) in enumerate(pairwise([RAMP_STEP, *map(np.float32, steps)])):
+            active = _rounded_layer(graph, network, layer, active, step_in, step)
+        weight = graph.integers(f"weight_{first}", *quantise(network.weights[first], _range(network, first)))
     else:
-        (weight,) = graph.constants(hidden_weight=network.hidden_weight)
-    hidden = graph.node("Gemm", "hidden", ramps, weight)
-    active = graph.node("Max", "active", hidden, *graph.constants(floor=-network.hidden_bias))
+        (weight,) = graph.constants(weight_0=network.weights[0])
+    sums = graph.node("Gemm", f"sums_{first}", active, weight)
+    active = graph.node("Max", f"active_{first}", sums, *graph.constants(floor=-network.biases[first]))
+    return _float_layers(graph, network, first, active)
+
+
+def _float_layers(graph: "_Graph", network: Network, first: int, active: str) -> bytes:
+    """Everything after hidden layer ``first``, whose units are in ``active``, less their bias."""
+    left_over = network.biases[first].astype(np.float64) @ network.weights[first + 1]
+    bias = np.asarray(network.biases[first + 1] + left_over, np.float32)
+    for layer in range(first + 1, len(network.weights) - 1):
+        constants = {f"weight_{layer}": network.weights[layer], f"bias_{layer}": bias}
+        sums = graph.node("Gemm", f"sums_{layer}", active, *graph.constants(**constants))
+        active = graph.node("Relu", f"active_{layer}", sums)
+        bias = network.biases[layer + 1]
     features = len(network.ramps.weight)
-    bias = network.output_bias + network.hidden_bias.astype(np.float64) @ network.output_weight
-    zeros = graph.constants(zeros=np.zeros((features, 1), np.float32), output_bias=bias.astype(np.float32))
+    zeros = graph.constants(zeros=np.zeros((features, 1), np.float32), output_bias=bias)
     finite = graph.node("Gemm", "finite", INPUT, *zeros)
-    logit = graph.node("Gemm", "logit", active, *graph.constants(output_weight=network.output_weight), finite)
+    logit = graph.node("Gemm", "logit", active, *graph.constants(output_weight=network.weights[-1]), finite)
     graph.node("Sigmoid", OUTPUT, logit)
     return graph.serialise(features)
+
+
+def _rounded_layer(
+    graph: "_Graph", network: Network, layer: int, active: str, step_in: np.float32, step: np.float32
+) -> str:
+    """A hidden layer from u8 to u8. Its ReLU is the rounding: what is under zero is cut to the zero point, zero."""
+    weight = quantise(network.weights[layer], _range(network, layer))
+    scale = weight.scale * step_in  # of the sums; the bias is added to them in their own 32 bits
+    bias = graph.integers(f"bias_{layer}", np.rint(network.biases[layer] / scale).astype(np.int32), scale)
+    sums = graph.node("Gemm", f"sums_{layer}", active, graph.integers(f"weight_{layer}", *weight), bias)
+    return graph.rounded(f"active_{layer}", sums, step)
+
+
+def _range(network: Network, layer: int) -> Float32 | None:
+    return network.largest if layer == 0 else None
 
 
 class _Graph:
@@ -76,7 +123,7 @@ class _Graph:
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[onnx.TensorProto] = []
 
-    def constants(self, **values: npt.ArrayLike) -> list[str]:
+    def constants(self, **values: Constant) -> list[str]:
         """Add constants; returns their names."""
         self._constants += [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()]
         return list(values)
@@ -86,14 +133,18 @@ class _Graph:
         self._nodes.append(helper.make_node(op, list(inputs), [output], **attributes))
         return output
 
-    def quantised_ramps(self, ramps: str) -> str:
-        step = self.constants(ramp_step=RAMP_STEP, ramp_zero=np.uint8(0))
-        return self.node("DequantizeLinear", "ramps_dq", self.node("QuantizeLinear", "ramps_u8", ramps, *step), *step)
+    def rounded(self, name: str, values: str, step: np.float32) -> str:
+        """``values`` in u8 steps from zero; returns the name of what the steps stand for."""
+        parts: dict[str, Constant] = {f"{name}_step": step, f"{name}_zero": np.uint8(0)}
+        names = self.constants(**parts)
+        steps = self.node("QuantizeLinear", f"{name}_u8", values, *names)
+        return self.node("DequantizeLinear", f"{name}_dq", steps, *names)
 
-    def quantised_weight(self, weight: QuantisedWeight) -> str:
-        zeros = np.zeros(len(weight.scale), np.int8)
-        parts = self.constants(hidden_steps=weight.steps, hidden_scale=weight.scale, hidden_zero=zeros)
-        return self.node("DequantizeLinear", "hidden_weight", *parts, axis=1)
+    def integers(self, name: str, steps: npt.NDArray[Any], scale: Float32) -> str:
+        """Constants: ``steps`` [..., width] of any integer type, each ``scale`` [width] large."""
+        parts: dict[str, Constant] = {f"{name}_steps": steps, f"{name}_scale": scale}
+        zeros = {f"{name}_zero": np.zeros(len(scale), steps.dtype)}
+        return self.node("DequantizeLinear", name, *self.constants(**parts, **zeros), axis=steps.ndim - 1)
 
     def serialise(self, features: int) -> bytes:
         graph = helper.make_graph(

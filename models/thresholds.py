@@ -42,6 +42,13 @@ def caught(scores: Float32, is_fraud: Bool, thresholds: Thresholds) -> list[Caug
     return found
 
 
+def flips(scores: Float32, others: Float32, thresholds: Thresholds) -> int:
+    """How many rows [n] are decided otherwise by ``others`` than by ``scores``."""
+    edges = [thresholds.review, thresholds.decline]
+    decided, otherwise = (np.digitize(each.astype(np.float64), edges) for each in (scores, others))
+    return int(np.sum(decided != otherwise))
+
+
 def _lowest(scores: Float32, is_fraud: Bool, precision: float) -> float:
     order = np.argsort(-scores, kind="stable")
     ordered = scores[order].astype(np.float64)

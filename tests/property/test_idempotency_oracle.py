@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fraudgate import claims as ring
+from fraudgate import wheel
 from fraudgate.claims import ClaimRing, Claims
 from fraudgate.idempotency import IdempotencyTable
 from fraudgate.limits import BATCH_ROWS_MAX, BATCHES_IN_FLIGHT_MAX, QUEUE_ROWS_MAX
@@ -22,7 +22,7 @@ from fraudgate.transaction import ANSWER_DTYPE
 
 ENTRIES_MAX = QUEUE_ROWS_MAX + 2 * BATCH_ROWS_MAX  # the least that the table takes
 LIFETIME_NS = 1_000
-NO_WHEEL = pytest.mark.skipif(ring.installed() is None, reason="the wheel fraudgate-ingress is not installed")
+NO_WHEEL = pytest.mark.skipif(not wheel.INSTALLED, reason="the wheel fraudgate-ingress is not installed")
 both = pytest.mark.parametrize("native", [False, pytest.param(True, marks=NO_WHEEL)], ids=["reference", "kernel"])
 
 

@@ -1,5 +1,6 @@
 """The parts of the training recipe that need no training: ramps, quantised graph, golden rows, thresholds, replay."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -12,22 +13,23 @@ from fraudgate.engines.invariance import check_invariance
 from fraudgate.engines.repository import Thresholds
 from fraudgate.simulator import simulate
 from models import goldens, served
-from models.dataset import SCHEMA, day_number, replay
+from models.dataset import SCHEMA, Dataset, day_number, replay
 from models.network import Network
+from models.protocol import FOLD_STARTS, HISTORY_START, split
 from models.quantise import STEPS_MAX, export, quantise
 from models.ramps import AMOUNT, KNOTS, OWN_MEANS, RampPlan, ramp_layer
-from models.thresholds import caught, choose_thresholds
+from models.thresholds import caught, choose_thresholds, flips
 
-HIDDEN = 64
+SHAPES = ((64,), (64, 32), (32, 16, 8))
 RAMPS = ramp_layer(RampPlan())
 FEATURES = len(SCHEMA.names)
 
 
-def network(seed: int = 0) -> Network:
+def network(hidden: tuple[int, ...] = (64, 32), seed: int = 0) -> Network:
     random = np.random.default_rng(seed)
-    ramps = len(RAMPS.bias)
-    draw = [random.normal(0, 0.3, shape).astype(np.float32) for shape in ((ramps, HIDDEN), HIDDEN, (HIDDEN, 1), 1)]
-    return Network(RAMPS, *draw)
+    widths = (len(RAMPS.bias), *hidden, 1)
+    weights = tuple(random.normal(0, 2 / width[0] ** 0.5, width).astype(np.float32) for width in pairwise(widths))
+    return Network(RAMPS, weights, tuple(random.normal(0, 0.3, width).astype(np.float32) for width in widths[1:]))
 
 
 @pytest.fixture(scope="module")
@@ -61,35 +63,61 @@ def test_ramps_are_the_clipped_lines_that_the_knots_say(features: np.ndarray) ->
     np.testing.assert_allclose(found, np.column_stack(expected), atol=1e-4)
 
 
-def test_fp32_graph_gives_the_networks_probability(features: np.ndarray) -> None:
-    model = network()
+@pytest.mark.parametrize("hidden", SHAPES)
+def test_fp32_graph_gives_the_networks_probability(features: np.ndarray, hidden: tuple[int, ...]) -> None:
+    model = network(hidden)
+    assert model.hidden == hidden
     scores = served.score(export(model, "fp32"), "fp32", features)
     np.testing.assert_allclose(scores, 1 / (1 + np.exp(-model.logits(features))), atol=1e-5)
 
 
-def test_int8_graph_gives_the_reference_away_from_edges(features: np.ndarray) -> None:
-    model = network()
+@pytest.mark.parametrize("hidden", SHAPES)
+@pytest.mark.parametrize("cut", [False, True])
+def test_int8_graph_gives_the_reference_away_from_edges(
+    features: np.ndarray, hidden: tuple[int, ...], cut: bool
+) -> None:
+    """Also where training fixed a range under the largest weight."""
+    model = network(hidden)
+    if cut:
+        model = replace(model, largest=(np.abs(model.weights[0]).max(axis=0) * 0.7).astype(np.float32))
     sound = features[goldens.clear_of_edges(RAMPS, features)]
     assert len(sound) > len(features) / 3
     scores = served.score(export(model, "int8"), "int8", sound)
     np.testing.assert_allclose(scores, goldens.reference_scores(model, sound), rtol=0, atol=golden.DIFFERENCE_MAX / 5)
 
 
-def test_int8_graph_is_static_and_runs_an_int8_kernel() -> None:
-    graph = export(network(), "int8")
+@pytest.mark.parametrize("hidden", SHAPES)
+def test_int8_graph_is_static_and_runs_an_int8_kernel(hidden: tuple[int, ...]) -> None:
+    graph = export(network(hidden), "int8")
     check_graph(graph)
     assert {"QuantizeLinear", "DequantizeLinear"} <= read_graph(graph).ops
     assert served.INT8_KERNELS & set(served.kernels(graph))
 
 
+def test_wide_layers_can_be_a_chain_in_int8(features: np.ndarray) -> None:
+    model = network((64, 48, 32))
+    wanted = 1 / (1 + np.exp(-model.logits(features)))
+    active, steps = model.ramps(features), []
+    for weight, bias in zip(model.weights[:2], model.biases[:2], strict=True):
+        active = np.maximum(active @ weight + bias, 0)
+        steps.append(float(active.max()) / 255)
+    graph = export(model, "int8", steps)
+    check_graph(graph)
+    assert served.kernels(graph).count("QGemm") == 3
+    assert np.abs(served.score(graph, "int8", features) - wanted).mean() < 0.01
+
+
 def test_weights_are_seven_bits_with_one_scale_per_unit() -> None:
-    weight = network().hidden_weight
+    weight = network().weights[0]
     weight[:, 3] = 0.0
     steps, scale = quantise(weight)
     assert steps.dtype == np.int8
     assert np.abs(steps).max() == STEPS_MAX
     assert (np.abs(steps * scale - weight) <= scale / 2 * (1 + 1e-5)).all()
     assert 2 * 255 * STEPS_MAX < 1 << 15  # two products fit in 16 bits
+    fixed, fixed_scale = quantise(weight, np.full(weight.shape[1], 0.25, np.float32))
+    np.testing.assert_allclose(fixed_scale, 0.25 / STEPS_MAX, rtol=1e-6)
+    assert np.abs(fixed).max() == STEPS_MAX  # weights beyond the range are cut to it
 
 
 def test_a_score_has_the_same_bits_in_any_company(features: np.ndarray) -> None:
@@ -165,3 +193,37 @@ def test_thresholds_against_every_score(seed: int) -> None:
 def test_thresholds_need_a_model_that_separates() -> None:
     with pytest.raises(ValueError, match="separates too little"):
         choose_thresholds(np.full(100, 0.5, np.float32), np.arange(100) == 0)
+
+
+def test_flips_are_rows_that_cross_a_threshold() -> None:
+    thresholds = Thresholds(review=0.3, decline=0.6)
+    scores = np.array([0.1, 0.29, 0.3, 0.59, 0.6, 0.9], np.float32)
+    others = np.array([0.2, 0.31, 0.3, 0.61, 0.5, 0.7], np.float32)
+    assert flips(scores, others, thresholds) == 3
+    assert flips(scores, scores, thresholds) == 0
+
+
+def week_of(days: int = 70) -> tuple[Dataset, int]:
+    """Rows whose features tell customer and day, and the day of 2018-05-08."""
+    first = day_number(HISTORY_START)
+    random = np.random.default_rng(0)
+    rows = 50 * days
+    day = np.sort(random.integers(first, first + days, rows))
+    customer = random.integers(0, 200, rows)
+    features = np.column_stack([customer, day - first]).astype(np.float64)
+    return Dataset(features, day, customer.astype(str), random.random(rows) < 0.05), first
+
+
+def test_a_week_with_its_history_has_the_same_test_rows_and_no_later_label() -> None:
+    dataset, first = week_of()
+    start = FOLD_STARTS[0]
+    begins = day_number(start) - first
+    week, history = split(dataset, start), split(dataset, start, HISTORY_START)
+    assert np.array_equal(week.test, history.test)
+    assert np.array_equal(week.delay, history.delay)
+    for found, earliest in ((week, begins), (history, 0)):
+        assert found.train[:, 1].min() == earliest
+        assert found.train[:, 1].max() == begins + 6
+        assert set(found.delay[:, 1]) == set(range(begins + 7, begins + 14))
+        assert set(found.test[:, 1]) == set(range(begins + 14, begins + 21))
+        assert np.array_equal(found.train_customer.astype(float), found.train[:, 0])

@@ -1,0 +1,93 @@
+"""What the validation folds decide: seed, calibration and thresholds."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from fraudgate.engines.repository import Calibration, Thresholds
+from fraudgate.transaction import Float32
+from models import served
+from models.calibration import fit_calibration
+from models.distil import Student, distil
+from models.network import Network
+from models.protocol import Quality, Split
+from models.quantise import export
+from models.recipe import Recipe
+from models.teacher import Lesson, teach
+from models.thresholds import Caught, caught, choose_thresholds
+
+
+class Chosen(NamedTuple):
+    """What the folds decided, and what they saw."""
+
+    seed: int
+    validation: list[list[Quality]]  # [seeds][folds], INT8 as served
+    versions: dict[str, list[Quality]]  # [folds], of teacher and student, rounded in either way or not
+    calibration: Calibration
+    thresholds: Thresholds
+    caught: list[Caught]  # what the thresholds do on the folds
+
+
+def choose(weeks: Sequence[Split], seeds: int, recipe: Recipe, wanted: Quality) -> Chosen:
+    """Teach and distil on every fold; choose among students of seeds 0..``seeds`` - 1.
+
+    The seed of the best mean average precision among those whose means reach ``wanted`` in everything; where none
+    does, among all.
+    """
+    lessons = [lesson_of(week, recipe) for week in weeks]
+    fitted = [distil(week, lesson, range(seeds), recipe) for week, lesson in zip(weeks, lessons, strict=True)]
+    validation = [
+        [week.measure(score(students[seed].rounded, week.test)) for students, week in zip(fitted, weeks, strict=True)]
+        for seed in range(seeds)
+    ]
+    means = [Quality(*np.mean(found, axis=0).tolist()) for found in validation]
+    reaching = [mean for mean in means if (np.array(mean) >= wanted).all()] or means
+    seed = means.index(max(reaching, key=lambda mean: mean.average_precision))
+    for tried, mean in enumerate(means):
+        print(f"seed {tried}, mean of the folds: {_named(mean)}{'  <- chosen' if tried == seed else ''}", flush=True)
+    students = [found[seed] for found in fitted]
+    versions = {"teacher": [week.measure(lesson.test) for week, lesson in zip(weeks, lessons, strict=True)]}
+    versions |= _versions(weeks, students)
+    calibration, thresholds, taken = _decisions(weeks, [student.rounded for student in students])
+    return Chosen(seed, validation, versions, calibration, thresholds, taken)
+
+
+def _named(quality: Quality) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in quality._asdict().items())
+
+
+def lesson_of(week: Split, recipe: Recipe) -> Lesson:
+    """What the recipe's teacher says on ``week``; a line says that it is at work."""
+    print(f"teaching on {len(week.train):,} rows, to the end of the week of {week.start}", flush=True)
+    return teach(week, recipe)
+
+
+def score(network: Network, features: Float32) -> Float32:
+    """Scores [n] of float32 ``features`` [n, F], in INT8 as served."""
+    return served.score(export(network, "int8"), "int8", features)
+
+
+def _versions(weeks: Iterable[Split], students: Iterable[Student]) -> dict[str, list[Quality]]:
+    found: dict[str, list[Quality]] = {}
+    for week, student in zip(weeks, students, strict=True):
+        scores = {
+            "FP32": served.score(export(student.fitted, "fp32"), "fp32", week.test),
+            "INT8, post-training": score(student.fitted, week.test),
+            "INT8, quantisation-aware": score(student.rounded, week.test),
+        }
+        for name, each in scores.items():
+            found.setdefault(name, []).append(week.measure(each))
+    return found
+
+
+def _decisions(weeks: Sequence[Split], networks: Sequence[Network]) -> tuple[Calibration, Thresholds, list[Caught]]:
+    """Calibration and thresholds on the test weeks of all folds together, which these networks did not see."""
+    labels = np.concatenate([week.test_fraud for week in weeks])
+    pairs = list(zip(weeks, networks, strict=True))
+    calibration = fit_calibration(np.concatenate([network.logits(week.test) for week, network in pairs]), labels)
+    scores = np.concatenate(
+        [score(network.calibrated(calibration.scale, calibration.bias), week.test) for week, network in pairs]
+    )
+    thresholds = choose_thresholds(scores, labels)
+    return calibration, thresholds, caught(scores, labels, thresholds)

@@ -1,0 +1,48 @@
+"""The recipe as numbers: everything that shapes a model, except the seeds and the rows."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from models.ramps import RampPlan
+
+
+class Teacher(NamedTuple):
+    """What a teacher is made of."""
+
+    groups: int = 5  # of customers; a row is answered by models that were fitted without its group
+    forests: int = 2  # seeds of boosted trees
+    networks: int = 3  # seeds of networks, fitted as the student is, on labels alone
+    hidden: tuple[int, ...] = (64, 32)  # of the networks
+    epochs: int = 25  # of the networks
+    forest_share: float = 0.4  # of the answer
+    genuine_share: float = 1.0  # of the genuine rows that the trees see, each weighted up to stand for all
+
+
+class Distillation(NamedTuple):
+    """How much of the loss is the label's, and how soft the teacher's answer is made."""
+
+    alpha: float = 0.5  # the label's share; the teacher's is 1 - alpha. Without a teacher: 1
+    temperature: float = 1.0  # both logits are divided by it before they are compared
+    delay_week: bool = True  # fit on the teacher's answers for the delay week too, whose labels are unknown
+
+
+class Rounding(NamedTuple):
+    """How a fitted network is trained on with its first layer rounded."""
+
+    epochs: int = 6
+    learning_rate: float = 0.0005
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Teacher, student and how they are fitted."""
+
+    hidden: tuple[int, ...] = (64, 32)
+    epochs: int = 25
+    learning_rate: float = 0.01
+    weight_decay: float = 0.1
+    batch_rows: int = 1_024
+    ramps: RampPlan = field(default_factory=RampPlan)
+    teacher: Teacher = field(default_factory=Teacher)
+    distillation: Distillation = field(default_factory=Distillation)
+    rounding: Rounding = field(default_factory=Rounding)

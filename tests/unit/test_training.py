@@ -1,0 +1,148 @@
+"""The parts of the training recipe that need the [train] extra: teacher, distillation, rounding, search."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+NEEDED = "needs the [train] extra: make train installs it"
+torch = pytest.importorskip("torch", reason=NEEDED)
+pytest.importorskip("xgboost", reason=NEEDED)
+pytest.importorskip("modelopt", reason=NEEDED)
+
+from models import qat, served  # noqa: E402
+from models.dataset import SCHEMA  # noqa: E402
+from models.distil import distil, fit_students  # noqa: E402
+from models.fit import Member, Targets, distillation_loss, fit, labels_alone  # noqa: E402
+from models.network import Network  # noqa: E402
+from models.protocol import Split  # noqa: E402
+from models.quantise import export, quantise  # noqa: E402
+from models.ramps import RampPlan, ramp_layer  # noqa: E402
+from models.recipe import Distillation, Recipe, Teacher  # noqa: E402
+from models.teacher import Lesson, customer_groups, student_rows, teach  # noqa: E402
+
+RAMPS = ramp_layer(RampPlan())
+SMALL = Recipe(hidden=(16, 8), epochs=3, batch_rows=128, teacher=Teacher(groups=3, forests=1, networks=1, epochs=3))
+
+
+@pytest.fixture(scope="module")
+def week() -> Split:
+    """A week in which large payments are frauds, one time in ten not."""
+    random = np.random.default_rng(0)
+    rows = 3_000
+    features = np.abs(random.normal(50, 40, (rows, len(SCHEMA.names)))).astype(np.float32)
+    is_fraud = (features[:, 0] > 110) & (random.random(rows) < 0.9)
+    customer = random.integers(0, 300, rows).astype(str)
+    return Split(
+        "2018-06-20", features[:2_000], is_fraud[:2_000], customer[:2_000], features[2_000:2_500], features, None
+    )  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def lesson(week: Split) -> Lesson:
+    return teach(week, SMALL)
+
+
+def naive_loss(logit: float, label: float, teacher: float, alpha: float, temperature: float) -> float:
+    def cross_entropy(given: float, wanted: float) -> float:
+        chance = 1 / (1 + np.exp(-given))
+        return float(-wanted * np.log(chance) - (1 - wanted) * np.log(1 - chance))
+
+    answer = 1 / (1 + np.exp(-teacher / temperature))
+    soft = temperature**2 * cross_entropy(logit / temperature, answer)
+    return alpha * cross_entropy(logit, label) + (1 - alpha) * soft
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
+def test_distillation_loss_is_the_formula(temperature: float) -> None:
+    random = np.random.default_rng(0)
+    rows = np.column_stack(
+        [random.normal(0, 3, 50), random.random(50) < 0.3, random.normal(0, 3, 50), random.random(50)]
+    )
+    logits, *targets = (torch.tensor(column) for column in rows.T)
+    expected = sum(naive_loss(*row, temperature) for row in rows.tolist())
+    assert float(distillation_loss(logits, targets, temperature)) == pytest.approx(expected)
+
+
+def test_all_rows_of_a_customer_are_in_one_group() -> None:
+    customers = np.random.default_rng(0).integers(0, 100, 1_000).astype(str)
+    groups = customer_groups(customers, 5)
+    assert set(groups) == set(range(5))
+    assert all(len(set(groups[customers == customer])) == 1 for customer in set(customers))
+
+
+def test_a_teacher_answers_without_the_labels_that_it_is_asked_about(week: Split, lesson: Lesson) -> None:
+    """Labels of one group of customers turned round change every answer but those to that group."""
+    group = customer_groups(week.train_customer, SMALL.teacher.groups)
+    turned = teach(replace(week, train_fraud=week.train_fraud ^ (group == 0)), SMALL)
+    same = turned.train == lesson.train
+    assert same[group == 0].all()
+    assert not same[group != 0].any()
+
+
+def test_a_student_sees_labels_of_train_rows_alone(week: Split, lesson: Lesson) -> None:
+    features, targets = student_rows(week, lesson, Distillation(alpha=0.3))
+    known = len(week.train)
+    assert np.array_equal(features, np.concatenate([week.train, week.delay]))
+    assert np.array_equal(targets.is_fraud[:known], week.train_fraud)
+    np.testing.assert_allclose(targets.alpha[:known], 0.3)
+    assert not targets.alpha[known:].any()
+    assert np.array_equal(targets.teacher[known:], lesson.delay)
+    alone, fewer = student_rows(week, lesson, Distillation(delay_week=False))
+    assert len(alone) == len(fewer.alpha) == known
+
+
+def test_an_unknown_label_changes_nothing(week: Split, lesson: Lesson) -> None:
+    features, targets = student_rows(week, lesson, SMALL.distillation)
+    turned = Targets(targets.is_fraud ^ (targets.alpha == 0), targets.teacher, targets.alpha)
+    members = [Member(0, np.arange(len(features)))]
+    (first,), (second,) = (fit(RAMPS, features, each, members, SMALL) for each in (targets, turned))
+    assert all(np.array_equal(a, b) for a, b in zip(first.weights, second.weights, strict=True))
+
+
+def test_members_fitted_side_by_side_are_those_fitted_alone(week: Split) -> None:
+    members = [Member(seed, np.arange(len(week.train))) for seed in range(2)]
+    together = fit(RAMPS, week.train, labels_alone(week.train_fraud), members, SMALL)
+    (alone,) = fit(RAMPS, week.train, labels_alone(week.train_fraud), members[1:], SMALL)
+    np.testing.assert_allclose(together[1].logits(week.test), alone.logits(week.test), atol=1e-3)
+
+
+def fake_quantised(model: torch.nn.Sequential, network: Network, features: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        logits = model(torch.from_numpy(network.ramps(features)))
+    return 1 / (1 + np.exp(-logits.numpy()[:, 0]))
+
+
+def test_the_librarys_rounding_is_that_of_the_graph(week: Split, lesson: Lesson) -> None:
+    """Trained on with ModelOpt, exported by ``quantise``: one score, up to ramps on the edge between two steps."""
+    (network,) = fit_students(week, lesson, [0], SMALL)
+    rounded = qat.quantised_model(network, torch.from_numpy(network.ramps(week.train[:128])))
+    with torch.no_grad():
+        rounded[0].weight *= 1.3  # beyond the fixed ranges, as training may move them
+    read = qat.read_back(rounded, network)
+    scores = served.score(export(read, "int8"), "int8", week.test)
+    difference = np.abs(scores - fake_quantised(rounded, network, week.test))
+    assert np.quantile(difference, 0.99) < 1e-5
+    assert difference.max() < 5e-3
+    steps, scale = quantise(read.weights[0], read.largest)
+    np.testing.assert_allclose(
+        steps.T * scale[:, None], rounded[0].weight_quantizer(rounded[0].weight).detach().numpy(), atol=1e-6
+    )
+
+
+def test_students_are_the_same_again_and_keep_their_ranges(week: Split, lesson: Lesson) -> None:
+    (first,), (second,) = (distil(week, lesson, [3], SMALL) for _ in range(2))
+    for one, other in zip(first, second, strict=True):
+        assert export(one, "int8") == export(other, "int8")
+    assert first.fitted.largest is None
+    assert first.rounded.largest is not None
+    assert (np.abs(first.rounded.weights[0]) <= first.rounded.largest).all()
+
+
+def test_training_on_brings_the_rounded_scores_nearer(week: Split, lesson: Lesson) -> None:
+    (student,) = distil(week, lesson, [0], replace(SMALL, epochs=20))
+    wanted = served.score(export(student.fitted, "fp32"), "fp32", week.test)
+    after_training, trained_on = (
+        np.square(served.score(export(each, "int8"), "int8", week.test) - wanted).mean() for each in student
+    )
+    assert trained_on < after_training
