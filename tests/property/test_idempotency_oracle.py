@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fraudgate import claims as ring
 from fraudgate import wheel
 from fraudgate.claims import ClaimRing, Claims
 from fraudgate.idempotency import IdempotencyTable
