@@ -115,7 +115,8 @@ def _network(model: onnx.ModelProto) -> Network:
     bias, weight = -constant["floor"], constant["output_weight"]
     output_bias = (constant["output_bias"] - bias.astype(np.float64) @ weight).astype(np.float32)
     hidden = constant["hidden_steps"].astype(np.float32) * constant["hidden_scale"]
-    return Network(RampLayer(constant["ramp_weight"], constant["ramp_bias"]), hidden, bias, weight, output_bias)
+    ramps = RampLayer(constant["ramp_weight"], constant["ramp_bias"])
+    return Network(ramps, (hidden, weight), (bias, output_bias))
 
 
 def _change(graph: onnx.GraphProto, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
