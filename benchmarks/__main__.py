@@ -48,6 +48,13 @@ GOALS = {
     "startup_seconds": ("<=", 1.5),
     "bulk_load_events_per_second": (">=", 500_000.0),
     "invariance_differing_bits": ("<=", 0.0),
+    "model_auc_roc": (">=", 0.878),
+    "model_average_precision": (">=", 0.702),
+    "model_card_precision_100": (">=", 0.297),
+    "int8_auc_loss": ("<=", 0.0003),
+    "int8_ap_loss": ("<=", 0.0002),
+    "inference_cpu_us_per_batch": ("<=", 16.0),
+    "inference_ratio_to_xgboost": ("<=", 0.25),
 }
 
 
