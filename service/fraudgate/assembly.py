@@ -74,11 +74,11 @@ def assemble(config: Config, say: Say) -> Parts:
     slabs = [Slab(len(schema.names)) for _ in range(SLABS)]
     rules = RuleSet.load(config.rules.file or DEFAULT_RULES, schema.names)
     editions = Editions()
+    idempotency = _load_idempotency(config, editions, say)  # with editions of before, so that new ones follow them
     engines = Engines(config, schema, slabs, rules, editions)
     loaded = engines.load(config.model.name, config.model.version)
     event_clock = _event_clock(config)
     store = load_store(config, schema, event_clock, say)
-    idempotency = _load_idempotency(config, editions, say)
     recorder, counters = Recorder(monotonic_ns(), config.batching.budget_ns), Counters()
     counters.add_source(wheel.counts)
     log = _open_log(config, schema, loaded.engine, rules)
