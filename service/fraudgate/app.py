@@ -66,7 +66,7 @@ class Service:
             [*services, reflection.SERVICE_NAME],
         )
         self.door = self._front.door
-        self._patrol = Patrol(parts.fleet, parts.counters)
+        self._patrol = Patrol(parts.fleet, parts.counters, parts.drift)
         self._watch = LoopWatch(parts.recorder, parts.counters, self._idle)
         self._ready = False
         self._started_wall_ns = time_ns()
@@ -80,8 +80,8 @@ class Service:
             lambda: self._ready,
             host.strip("[]"),
             int(port),
-            build_info={"model": f"{parts.engine.info.name}/{parts.engine.info.version}"},
             drift=parts.drift,
+            fleet=parts.fleet,
         )
         self.data_port = self.control_port = 0
 
@@ -117,7 +117,7 @@ class Service:
         features_pb2_grpc.add_FeatureServiceServicer_to_server(FeatureServicer(parts.store, snapshot), server)
         outcomes_pb2_grpc.add_OutcomeServiceServicer_to_server(OutcomeServicer(parts.store, parts.counters), server)
         latency_pb2_grpc.add_LatencyServiceServicer_to_server(
-            LatencyServicer(parts.recorder, drift=parts.drift), server
+            LatencyServicer(parts.recorder, drift=parts.drift, fleet=parts.fleet), server
         )
         models_pb2_grpc.add_ModelServiceServicer_to_server(
             ModelServicer(root, parts.fleet, parts.engines.check, parts.engines.open, monotonic_ns), server

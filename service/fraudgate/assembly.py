@@ -1,7 +1,8 @@
 """Puts the parts of a service together from its configuration, in the order in which they need each other."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -11,13 +12,12 @@ from fraudgate import state, wheel
 from fraudgate.audit.batch_log import BatchLog
 from fraudgate.clock import Clock, monotonic_ns, time_ns
 from fraudgate.config import Config
-from fraudgate.drift.reference import Reference
 from fraudgate.drift.watch import DriftWatch
 from fraudgate.editions import Editions
 from fraudgate.engines.base import Engine
 from fraudgate.engines.fleet import Fleet, Loaded
-from fraudgate.engines.repository import DRIFT, read_manifest, read_optional
-from fraudgate.engines.routes import Route, Tier
+from fraudgate.engines.repository import DRIFT
+from fraudgate.engines.routes import Route
 from fraudgate.errors import ConfigError, FeaturesRefused
 from fraudgate.features import snapshot
 from fraudgate.features.currency import EXPONENTS
@@ -51,7 +51,6 @@ class Parts:
     store: EmbeddedStore
     engines: Engines
     fleet: Fleet
-    tier: Tier | None
     slabs: Sequence[Slab]
     rules: RuleSet
     editions: Editions
@@ -74,7 +73,7 @@ def assemble(config: Config, say: Say) -> Parts:
     slabs = [Slab(len(schema.names)) for _ in range(SLABS)]
     rules = RuleSet.load(config.rules.file or DEFAULT_RULES, schema.names)
     editions = Editions()
-    idempotency = _load_idempotency(config, editions, say)  # with editions of before, so that new ones follow them
+    idempotency = _load_idempotency(config, editions, say)  # before an engine: it brings editions with their numbers
     engines = Engines(config, schema, slabs, rules, editions)
     loaded = engines.load(config.model.name, config.model.version)
     event_clock = _event_clock(config)
@@ -82,12 +81,11 @@ def assemble(config: Config, say: Say) -> Parts:
     recorder, counters = Recorder(monotonic_ns(), config.batching.budget_ns), Counters()
     counters.add_source(wheel.counts)
     log = _open_log(config, schema, loaded.engine, rules)
-    drift = load_drift(config, schema, engines.path(config.model.name, config.model.version), say)
-    tier = engines.tier(monotonic_ns)
-    routes = (tier,) if tier is not None else ()
+    drift = load_drift(config, schema, engines, loaded, say)
+    large = engines.large(monotonic_ns)
     future_ns = config.event_time.future_max_seconds * SECOND_NS
     pipeline = Pipeline(
-        live=_live(loaded, routes, rules),
+        live=_live(loaded, (large.tier,) if large is not None else (), rules),
         store=store,
         slabs=slabs,
         validator=Validator(EXPONENTS.keys()),
@@ -103,9 +101,11 @@ def assemble(config: Config, say: Say) -> Parts:
 
     def serve(live: Loaded, routes: tuple[Route, ...]) -> None:
         pipeline.live = _live(live, routes, rules)
+        if drift is not None:
+            drift.follow(live.name, live.scores)
 
     fleet = Fleet(
-        loaded, serve, monotonic_ns, lambda event: say(f"model {event.model}: {event.what}"), engines.bounds(), routes
+        loaded, serve, monotonic_ns, lambda event: say(f"model {event.model}: {event.what}"), engines.bounds(), large
     )
     return Parts(
         config=config,
@@ -113,7 +113,6 @@ def assemble(config: Config, say: Say) -> Parts:
         store=store,
         engines=engines,
         fleet=fleet,
-        tier=tier,
         slabs=slabs,
         rules=rules,
         editions=editions,
@@ -136,18 +135,18 @@ def _live(loaded: Loaded, routes: tuple[Route, ...], rules: RuleSet) -> Live:
     return Live(member.inference, member.thresholds, rules, member.edition, routes)
 
 
-def load_drift(config: Config, schema: FeatureSchema, model_dir: Path, say: Say) -> DriftWatch | None:
+def load_drift(config: Config, schema: FeatureSchema, engines: Engines, loaded: Loaded, say: Say) -> DriftWatch | None:
     """The drift watch, on the model's own reference where it has one; None when switched off. Raises EngineRefused."""
     settings = config.drift
     if not settings.enabled:
         return None
-    data = read_optional(model_dir, read_manifest(model_dir), DRIFT)
-    reference = Reference.from_json(data, schema.names) if data is not None else None
+    reference = engines.reference(engines.path(loaded.engine.info.name, loaded.engine.info.version))
     if reference is None:
         say(f"drift: the model has no {DRIFT}, so the first {settings.reference_rows:,} transactions are the reference")
     return DriftWatch(
         schema.names,
         reference,
+        engine=loaded.name,
         calendar=[feature.name for feature in schema.features if isinstance(feature, Weekend | Hours)],
         window_rows=settings.window_rows,
         reference_rows=settings.reference_rows,
@@ -191,8 +190,9 @@ async def warm_up(parts: Parts) -> int:
 
     Returns how long a full batch takes, nanoseconds, median.
     """
+    live = parts.pipeline.live
     pipeline = Pipeline(
-        live=parts.pipeline.live,
+        live=replace(live, routes=tuple(copy(route) for route in live.routes)),  # what they count here is made up
         store=EmbeddedStore(parts.schema, coverage_start_ns=0),
         slabs=parts.slabs,
         validator=Validator(EXPONENTS.keys()),

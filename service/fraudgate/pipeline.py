@@ -23,7 +23,7 @@ from fraudgate.engines.routes import Batch, Route, Verdict
 from fraudgate.errors import EngineFailed
 from fraudgate.features.schema import Attribute
 from fraudgate.features.store import FeatureStore, Gathered
-from fraudgate.guardrails.decision import Thresholds, decide, score_marks, usable
+from fraudgate.guardrails.decision import UNSCORED, Thresholds, decide, score_marks, usable
 from fraudgate.guardrails.inputs import RuleInputs, inputs_of
 from fraudgate.guardrails.rules import RuleSet
 from fraudgate.idempotency import IdempotencyTable
@@ -137,7 +137,7 @@ class Pipeline:
         my_turn, self._turn = self._turn, asyncio.Event()
         done = self._turn
         refused: Refused = {}
-        claims = gathered = decided = None
+        claims = gathered = decided = watched = None
         try:
             rows = self._drop_dead(columns, refused, taken_up_ns)
             rows = self._validate(columns, rows, refused)
@@ -145,7 +145,7 @@ class Pipeline:
             self._count_ignored_attributes(columns, claims.fresh)
             gathered = self._apply_and_gather(columns, claims, refused)
             if gathered is not None:
-                decided = await self._decide_surely(live, columns, claims.fresh, gathered, taken_up_ns)
+                decided, watched = await self._decide_surely(live, columns, claims.fresh, gathered, taken_up_ns)
             if not my_turn.is_set():
                 await my_turn.wait()
             answers = self._answer(columns, claims, decided, refused, taken_up_ns)
@@ -156,7 +156,7 @@ class Pipeline:
         finally:
             done.set()
         try:
-            self._record(decided, claims, gathered)
+            self._record(decided, watched, claims, gathered)
             self._keep(batch, claims, gathered, answers, closed_ns, idle_ns)
         except Exception:  # bookkeeping must not cost the callers their decisions; it is loud in the log and counted
             _log.exception("a batch of %d was decided but not recorded", columns.rows)
@@ -246,12 +246,12 @@ class Pipeline:
 
     async def _decide_surely(
         self, live: Live, columns: Columns, fresh: list[int], gathered: Gathered, taken_up_ns: int
-    ) -> Answers:
-        """The fresh rows' answers. Their events are applied: whatever fails now, this ends with decisions."""
+    ) -> tuple[Answers, Answers]:
+        """See ``_decide``. The rows' events are applied: whatever fails now, this ends with decisions."""
         rows, sequence = len(fresh), self._sequence
         self._sequence += rows  # in the order of take-up
         try:
-            decided = await self._decide(live, columns, fresh, gathered, taken_up_ns)
+            decided, watched = await self._decide(live, columns, fresh, gathered, taken_up_ns)
         except Exception:  # a bug of ours after apply: every row goes to a person, and says so
             _log.exception("deciding a batch of %d failed; all of it goes to REVIEW", rows)
             self._counters.count("fraudgate_rule_errors_total", rows)
@@ -260,14 +260,18 @@ class Pipeline:
             decided["decision"] = Decision.REVIEW
             decided["rules"] = 1 << Mark.RULE_ERROR | 1 << Mark.RULES_ONLY
             decided["fallback"] = Fallback.RULES_ONLY
+            watched = decided
         decided["sequence"] = np.arange(sequence, sequence + rows)
         decided["arrival_ns"] = columns.arrival_ns if rows == columns.rows else columns.arrival_ns[fresh]
-        return decided
+        return decided, watched
 
     async def _decide(
         self, live: Live, columns: Columns, fresh: list[int], gathered: Gathered, taken_up_ns: int
-    ) -> Answers:
-        """Pack, infer, guard: the fresh rows' answers, but for their sequence numbers and arrivals."""
+    ) -> tuple[Answers, Answers]:
+        """Pack, infer, guard: the fresh rows' answers, but for their sequence numbers and arrivals.
+
+        And the same with the live engine's own scores, for the drift watch: routes may have given rows those of others.
+        """
         rows, slot = len(fresh), self._free_slots.pop()
         with np.errstate(all="ignore"):  # once for the slab and the rules: entering it costs as much as a rule
             try:
@@ -275,8 +279,9 @@ class Pipeline:
                 gathered_ns = self._clock()
                 score, verdict = await self._infer(live, slot, rows), None
                 if live.routes:
-                    batch = Batch(columns, fresh, slot, self._slabs[slot], taken_up_ns)
-                    verdict = await _routed(live, batch, score)
+                    run_ns = self._clock() - gathered_ns
+                    batch = Batch(columns, fresh, slot, self._slabs[slot], taken_up_ns, run_ns)
+                    own, verdict = score.copy(), await _routed(live, batch, score)
                     score = verdict.score
             finally:
                 self._free_slots.append(slot)
@@ -291,10 +296,13 @@ class Pipeline:
         else:
             decided["scored"], decided["score"] = scored, np.where(scored, score, 0)
             decided["fallback"] = np.where(scored, gathered.fallback, Fallback.RULES_ONLY)
-        if verdict is not None:
-            decided["edition"] = verdict.edition
-            decided["fallback"] = np.maximum(decided["fallback"], verdict.fallback)
-        return decided
+        if verdict is None:
+            return decided, decided
+        decided["edition"] = verdict.edition
+        decided["fallback"] = np.maximum(decided["fallback"], verdict.fallback)
+        watched = decided.copy()
+        watched["score"], watched["scored"] = own, live.thresholds.levels(own) != UNSCORED
+        return decided, watched
 
     async def _infer(self, live: Live, slot: int, rows: int) -> Float32:
         try:
@@ -335,7 +343,9 @@ class Pipeline:
             answers[claims.replays] = replayed
         return answers
 
-    def _record(self, decided: Answers | None, claims: Claims, gathered: Gathered | None) -> None:
+    def _record(
+        self, decided: Answers | None, watched: Answers | None, claims: Claims, gathered: Gathered | None
+    ) -> None:
         """Latencies, counts and features of the rows decided now; replays are counted apart."""
         if claims.replays:
             self._counters.count("fraudgate_idempotent_replays_total", len(claims.replays))
@@ -343,8 +353,8 @@ class Pipeline:
             self._recorder.record_batch(decided)
             self._counters.count_decisions(decided["decision"], decided["fallback"])
             self._counters.count_batch(len(decided))
-            if self._drift is not None:
-                self._drift.record_batch(gathered.values, decided)
+            if self._drift is not None and watched is not None:
+                self._drift.record_batch(gathered.values, watched)
 
     def _keep(
         self,

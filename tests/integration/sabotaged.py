@@ -36,10 +36,10 @@ class Version:
     model: onnx.ModelProto
     rows: golden.Golden
 
-    def write(self, root: Path) -> Path:
-        """Publish it under ``root``, digests and all; its directory."""
-        files = {MODEL: self.model.SerializeToString(), GOLDEN: golden.encode(self.rows), "card.md": b"# spoilt\n"}
-        return publish(root, self.manifest, files)
+    def write(self, root: Path, **files: bytes) -> Path:
+        """Publish it under ``root``, digests and all, and these .json files; its directory."""
+        found = {MODEL: self.model.SerializeToString(), GOLDEN: golden.encode(self.rows), "card.md": b"# spoilt\n"}
+        return publish(root, self.manifest, found | {f"{name}.json": data for name, data in files.items()})
 
     def scores(self) -> np.ndarray:
         engine = OnnxEngine(self.model.SerializeToString(), self.manifest)
@@ -81,7 +81,7 @@ def sound() -> Version:
     files = read_files(PUBLISHED, manifest)
     rows = golden.decode(files[GOLDEN])
     model = onnx.load_from_string(files[MODEL])
-    fp32 = served.score(export(_network(model), "fp32"), "fp32", rows.features)
+    fp32 = served.score(export(network(model), "fp32"), "fp32", rows.features)
     metrics = manifest.metrics | {"run_us": {"int8": RUN_US}}
     version = Version(msgspec.structs.replace(manifest, metrics=metrics), model, rows._replace(fp32=fp32))
     return version.forged()
@@ -109,7 +109,7 @@ def looping(turns: int) -> onnx.NodeProto:
     return node("Loop", ["turns", "go", RAW], body=body)
 
 
-def _network(model: onnx.ModelProto) -> Network:
+def network(model: onnx.ModelProto) -> Network:
     """The network of a published graph, its hidden weights as the integers say."""
     constant = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     bias, weight = -constant["floor"], constant["output_weight"]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from fraudgate.drift.reference import BINS_MAX, Bins, Reference, bin_edges, has_drifted, ks, psi
+from fraudgate.drift.reference import BINS_MAX, SCORE, Bins, Reference, bin_edges, has_drifted, ks, psi
 from fraudgate.drift.watch import DriftReport, DriftWatch
 from fraudgate.errors import EngineRefused
 from fraudgate.transaction import ANSWER_DTYPE, Answers, Float32, Float64
@@ -91,7 +91,9 @@ def decided(scores: list[float | None]) -> Answers:
 ROW = st.tuples(
     st.sampled_from([0.0, 1.0]), st.integers(0, 9), st.floats(0, 1e4), st.none() | st.floats(0, 1, width=32)
 )
-BATCHES = st.lists(st.lists(ROW, min_size=1, max_size=32), max_size=90)
+BATCH = st.lists(ROW, min_size=1, max_size=32)
+BATCHES = st.lists(BATCH, max_size=90)
+Row = tuple[float, int, float, float | None]
 
 
 def record(watch: DriftWatch, rows: list[tuple[float, int, float, float | None]]) -> None:
@@ -138,6 +140,74 @@ def test_the_window_is_a_recount_of_the_last_rows(
     features = np.array([row[:3] for row in first], np.float32)
     scores = np.array([np.nan if row[3] is None else row[3] for row in first], np.float32)
     assert by_name(report) == recounted(Reference.of(NAMES, features, scores), window)
+
+
+@given(
+    st.lists(st.tuples(st.lists(BATCH, max_size=30), st.sampled_from("ABC"), st.booleans()), max_size=6),
+    st.integers(1, 200),
+    st.integers(1, 200),
+)
+def test_after_a_swap_the_window_is_a_recount_of_the_new_engines_rows(
+    lives: list[tuple[list[list[Row]], str, bool]], window_rows: int, reference_rows: int
+) -> None:
+    """Lives: what an engine decides until the next one, its name, and whether it brings a reference of its scores."""
+    watch = DriftWatch(NAMES, engine="A", window_rows=window_rows, reference_rows=reference_rows)
+    own = {name: Bins.of(SCORE, np.linspace(0, ord(name) / 100, 50, dtype=np.float32)) for name in "ABC"}
+    reference, scores, live = None, {}, "A"
+    first: list[Row] = []
+    first_live, window = live, []
+    for batches, name, brings in lives:
+        if name != live:
+            live, window = name, []
+            if brings:
+                scores[name] = own[name]
+            watch.follow(name, own[name] if brings else None)
+            if len(first) < reference_rows:
+                first, first_live = [], name
+        for batch in batches:
+            record(watch, batch)
+            room = reference_rows - len(first)
+            first, window = first + batch[:room], window + batch[room:]
+        if reference is None and len(first) == reference_rows:
+            made = Reference.of(NAMES, *columns_of(first))
+            reference = made.columns[:-1]
+            scores.setdefault(first_live, made.columns[-1])
+            watch.report()  # makes it too, while some rows wait to be added up
+    report, window = watch.report(), window[-window_rows:]
+    assert report.window_rows == len(window)
+    if reference is None or 2 * len(window) < window_rows:
+        assert report.features == ()
+        return
+    columns = (*reference, scores.get(live, Bins.of(SCORE, np.zeros(0, np.float32))))
+    assert by_name(report) == recounted(Reference(columns), window)
+
+
+def test_first_rows_that_nobody_asked_about_before_a_swap_are_the_reference_of_their_engine() -> None:
+    watch = DriftWatch(NAMES, engine="first", window_rows=64, reference_rows=64)
+    for name, score, judged in (("first", 0.25, False), ("second", 0.5, False), ("first", 0.25, True)):
+        watch.follow(name, None)
+        for _ in range(32):
+            record(watch, [(1.0, 2, 3.0, score)] * 2)
+        if name == "second" or judged:
+            found = {each.feature: each.verdict for each in watch.report().features}
+            assert found == {**dict.fromkeys(NAMES, "steady"), **({SCORE: "steady"} if judged else {})}
+
+
+def columns_of(rows: list[Row]) -> tuple[Float32, Float32]:
+    """Features and scores of rows; NaN where there is no score."""
+    scores = [np.nan if row[3] is None else row[3] for row in rows]
+    return np.array([row[:3] for row in rows], np.float32), np.array(scores, np.float32)
+
+
+def test_scores_are_compared_before_there_is_a_reference_of_features() -> None:
+    watch = DriftWatch(NAMES, window_rows=64, reference_rows=1_024)
+    for name, score, verdict in (("second", 0.5, "steady"), ("third", 0.25, "drifted")):
+        watch.follow(name, Bins.of(SCORE, np.full(1_000, 0.5, np.float32)))
+        for _ in range(32):
+            record(watch, [(1.0, 2, 3.0, score)] * 2)
+        found = watch.score()
+        assert found is not None
+        assert (found.verdict, found.rows, watch.report().features) == (verdict, 64, ())
 
 
 @given(st.lists(ROW, min_size=1, max_size=300), st.randoms(use_true_random=False))

@@ -303,7 +303,7 @@ def test_scores_within_the_band_are_the_large_engines() -> None:
     assert 0 < within.sum() < len(within)
     assert (answers["score"] == np.where(within, np.float32(0.9), small)).all()
     assert (answers["edition"] == np.where(within, 2, 1)).all()
-    assert (tier.rows, tier.pressed) == (int(within.sum()), 0)
+    assert (tier.large, tier.pressed) == (int(within.sum()), 0)
     assert set(answers["fallback"].tolist()) == {Fallback.NONE}
 
 
@@ -311,7 +311,7 @@ def test_under_pressure_the_small_engine_decides_alone_and_says_so() -> None:
     yard, _, tier = tiered(0.0, 1.0, ns_max=-1)
     answers = yard.send()
     assert set(answers["fallback"].tolist()) == {Fallback.SMALL_MODEL}
-    assert (set(answers["edition"].tolist()), tier.rows, tier.pressed) == ({1}, 0, BATCH_ROWS_MAX)
+    assert (set(answers["edition"].tolist()), tier.large, tier.pressed) == ({1}, 0, BATCH_ROWS_MAX)
 
 
 @pytest.mark.parametrize("bad", [np.nan, 2.0])

@@ -19,11 +19,14 @@ from hdrh.log import HistogramLogReader
 from fraudgate.commands import report as command
 from fraudgate.control.latency import LatencyServicer
 from fraudgate.drift.watch import DriftReport, FeatureDrift
+from fraudgate.engines.report import FleetReport
 from fraudgate.errors import SnapshotError
 from fraudgate.latency.histogram import HIGHEST_NS, LOWEST_NS, SIGNIFICANT_DIGITS
 from fraudgate.latency.recorder import STAGES, Recorder
 from fraudgate.latency.report import merge_hlogs, percentile_text, render_table, write_hlog
 from fraudgate.v1 import latency_pb2, latency_pb2_grpc
+from tests.unit.test_fleet import FakeEngine
+from tests.unit.test_tiers import Tiered
 
 MS, S = 1_000_000, 1_000_000_000
 START_NS = 1_533_686_400 * S
@@ -293,6 +296,41 @@ async def test_a_live_server_reports_its_drift(
     head = "drift: the last 640 transactions against 900 of 1,000 reference rows (the first live ones)"
     assert lines[lines.index(head) + 1 :] == [*printed, "3 transactions of the window have no score"]
     await server.stop(None)
+
+
+async def test_a_live_server_reports_its_engines_and_what_each_tier_costs(capsys: pytest.CaptureFixture[str]) -> None:
+    yard = await asyncio.to_thread(tried)
+    fleet = FleetReport.of(yard.fleet)
+    assert fleet.trial is not None
+    assert fleet.tier is not None
+    server = grpc.aio.server()
+    latency_pb2_grpc.add_LatencyServiceServicer_to_server(LatencyServicer(recorded(13), fleet=yard.fleet), server)
+    target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    assert await asyncio.to_thread(command.run, parse("--json", "--target", target)) == 0
+    assert json.loads(capsys.readouterr().out)["fleet"] == json.loads(json.dumps(fleet.as_json()))
+    assert await asyncio.to_thread(command.run, parse("--target", target)) == 0
+    printed = capsys.readouterr().out.split("\n\n")[1].splitlines()
+    assert printed[:2] == [
+        "engines: m/1 live, m/large tier, m/2 canary; 0 rolled back, 0 batches skipped in the shadow",
+        "on trial: m/2 for 25 % of the customers, 64 rows compared, 0 decisions flipped, "
+        "scores differ by 0.0000 on average",
+    ]
+    assert [line.split()[0] for line in printed[2:]] == ["tier", "small", "small,", "large"]
+    assert printed[3].split()[1:] == [
+        str(fleet.tier.small_rows),
+        f"{fleet.tier.small_rows / 64:.1%}",
+        f"{fleet.tier.small_decision_ns / 1_000:.2f}",
+    ]
+    await server.stop(None)
+
+
+def tried() -> Tiered:
+    """Two tiers, a canary, and two batches."""
+    yard = Tiered()
+    yard.fleet.promote(yard.loaded(FakeEngine("2")), (25, 100))
+    yard.send(2)
+    return yard
 
 
 def test_the_layout_covers_a_minute_in_nanoseconds() -> None:

@@ -1,4 +1,6 @@
-"""``fraudgate report``: latency percentiles from .hlog files, merged exactly, or a running server's, with its drift."""
+"""``fraudgate report``: latency percentiles from .hlog files, merged exactly, or a running server's, with its engines
+and its drift.
+"""
 
 import argparse
 import json
@@ -8,24 +10,28 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fraudgate.drift.watch import DriftReport, FeatureDrift
+from fraudgate.engines.report import EngineState, FleetReport, TierReport, TrialReport
 from fraudgate.errors import ConfigError, FraudgateError
 from fraudgate.latency.histogram import LatencyReport, StageLatency
 from fraudgate.latency.report import aligned, merge_hlogs, render_table
+from fraudgate.limits import MICROSECOND_NS
 
-HELP = "print latency percentiles per stage from .hlog files, or from a running server with its drift"
+HELP = "print latency percentiles per stage from .hlog files, or from a running server with its engines and drift"
 TARGET = "127.0.0.1:50052"
 _TIMEOUT_S = 5.0
 
 
 class Report(NamedTuple):
-    """What there is to print; drift only of a running server that watches it."""
+    """What there is to print; drift only of a running server that watches it, the fleet of any running one."""
 
     latency: LatencyReport
-    drift: DriftReport | None
+    drift: DriftReport | None = None
+    fleet: FleetReport | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain dicts, lists and numbers, for ``json.dumps``."""
-        return self.latency.as_json() | ({"drift": self.drift.as_json()} if self.drift else {})
+        others = {"fleet": self.fleet, "drift": self.drift}
+        return self.latency.as_json() | {name: each.as_json() for name, each in others.items() if each}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
 def _write(report: Report, args: argparse.Namespace) -> None:
     if args.json is None:
         print(render_table(report.latency), end="")
+        if report.fleet:
+            print("", *_fleet_lines(report.fleet), sep="\n")
         if report.drift:
             print("", *_drift_lines(report.drift), sep="\n")
     elif args.json == "-":
@@ -66,7 +74,7 @@ def _report(args: argparse.Namespace) -> Report:
         raise ConfigError(f"--json {args.json} would overwrite a log; name the logs first: {args.json} --json")
     if bool(args.logs) == bool(args.target):
         raise ConfigError("name .hlog files, or --target [HOST:PORT] for a running server")
-    return _live(args.target) if args.target else Report(merge_hlogs(args.logs).report(), None)
+    return _live(args.target) if args.target else Report(merge_hlogs(args.logs).report())
 
 
 def _live(target: str) -> Report:
@@ -82,15 +90,50 @@ def _live(target: str) -> Report:
             raise FraudgateError(f"{target} does not answer: {error.code().name}: {error.details()}") from error
     stages = tuple(StageLatency(**_fields(StageLatency, stage)) for stage in answer.stages)
     latency = LatencyReport(answer.budget_ns, answer.interval_ns, stages, answer.over_budget)
-    if not answer.HasField("drift"):
-        return Report(latency, None)
-    features = tuple(FeatureDrift(**_fields(FeatureDrift, each)) for each in answer.drift.features)
-    return Report(latency, DriftReport(**_fields(DriftReport, answer.drift) | {"features": features}))
+    drift = _drift(answer.drift) if answer.HasField("drift") else None
+    return Report(latency, drift, _fleet(answer.fleet) if answer.HasField("fleet") else None)
 
 
-def _fields(kind: type[StageLatency | DriftReport | FeatureDrift], message: Any) -> dict[str, Any]:
-    """The fields of a message, which are called like those of ``kind``."""
+def _drift(message: Any) -> DriftReport:
+    features = tuple(FeatureDrift(**_fields(FeatureDrift, each)) for each in message.features)
+    return DriftReport(**_fields(DriftReport, message) | {"features": features})
+
+
+def _fleet(message: Any) -> FleetReport:
+    return FleetReport(
+        engines=tuple(EngineState(**_fields(EngineState, each)) for each in message.engines),
+        rollbacks=message.rollbacks,
+        shadow_skipped=message.shadow_skipped,
+        trial=TrialReport(**_fields(TrialReport, message.trial)) if message.HasField("trial") else None,
+        tier=TierReport(**_fields(TierReport, message.tier)) if message.HasField("tier") else None,
+    )
+
+
+def _fields(kind: type[Any], message: Any) -> dict[str, Any]:
+    """The fields of a message, which are called like those of the dataclass ``kind``."""
     return {name: getattr(message, name) for name in kind.__dataclass_fields__}
+
+
+def _fleet_lines(report: FleetReport) -> Iterator[str]:
+    """The engines for a terminal."""
+    engines = ", ".join(f"{engine.model} {engine.state}" for engine in report.engines)
+    yield f"engines: {engines}; {report.rollbacks} rolled back, {report.shadow_skipped:,} batches skipped in the shadow"
+    if trial := report.trial:
+        yield (
+            f"on trial: {trial.model} for {trial.share_percent} % of the customers, {trial.rows:,} rows compared, "
+            f"{trial.flips:,} decisions flipped, scores differ by {trial.difference_mean:.4f} on average"
+        )
+    if tier := report.tier:
+        small_share = 1 - tier.large_share - tier.pressed_share
+        small, large = (f"{ns / MICROSECOND_NS:.2f}" for ns in (tier.small_decision_ns, tier.large_decision_ns))
+        yield from aligned(
+            [
+                ("tier", "rows", "share", "us per decision"),
+                ("small", f"{tier.small_rows:,}", f"{small_share:.1%}", small),
+                ("small, pressed", f"{tier.pressed_rows:,}", f"{tier.pressed_share:.1%}", small),
+                ("large", f"{tier.large_rows:,}", f"{tier.large_share:.1%}", large),
+            ]
+        )
 
 
 def _drift_lines(report: DriftReport) -> Iterator[str]:

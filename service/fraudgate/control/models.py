@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -11,6 +12,7 @@ from fraudgate.clock import Clock
 from fraudgate.control.requests import abort
 from fraudgate.engines.base import Engine
 from fraudgate.engines.fleet import GATE, STAGES_PERCENT, Fleet, Gate, Loaded
+from fraudgate.engines.report import trial_report
 from fraudgate.engines.repository import ModelEntry, list_models, read_manifest, resolve
 from fraudgate.errors import EngineRefused
 from fraudgate.frontend import refusals
@@ -135,18 +137,8 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
         return to_wire(entry, self._fleet.state_of(f"{entry.name}/{entry.version}"))
 
     def _trial(self) -> models_pb2.Trial | None:
-        trial, model = self._fleet.trial, self._fleet.state_of_trial()
-        if trial is None:
-            return None
-        return models_pb2.Trial(
-            model=model.split()[0],
-            share_percent=self._fleet.share_percent,
-            rows=trial.rows,
-            flips=trial.flips,
-            difference_mean=trial.difference_mean,
-            difference_max=trial.difference_max,
-            run_ns=int(trial.run_ns),
-        )
+        report = trial_report(self._fleet)
+        return models_pb2.Trial(**asdict(report)) if report is not None else None
 
 
 async def _refuse(context: Any, refused: EngineRefused) -> NoReturn:

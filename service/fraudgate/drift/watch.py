@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fraudgate.drift.reference import Bins, Reference, has_drifted, ks, psi
+from fraudgate.drift.reference import SCORE, Bins, Reference, has_drifted, ks, psi
 from fraudgate.latency.recorder import Waiting
 from fraudgate.transaction import ANSWER_DTYPE, Answers, Float32, Float64
 
@@ -122,6 +122,8 @@ Batch = tuple[Float64, Answers]
 class _Rows:
     """The first rows, where they are to become the reference, then the window."""
 
+    first_engine: str
+    """Whose scores the first rows have."""
     first: Ring | None
     live: Ring
 
@@ -141,29 +143,58 @@ class _Rows:
 
     def copy(self) -> "_Rows":
         first = self.first.copy() if self.first is not None and self.first.room else self.first  # full: never written
-        return _Rows(first, self.live.copy())
+        return _Rows(self.first_engine, first, self.live.copy())
+
+
+class _Recording:
+    """What is recorded while one engine is live."""
+
+    def __init__(self, engine: str, rows: _Rows) -> None:
+        self.engine, self.rows = engine, rows
+        self.waiting: Waiting[Batch] = Waiting(rows.add)
+
+    def copy(self) -> _Rows:
+        """Everything so far."""
+        with self.waiting.still:
+            rows, waiting = self.rows.copy(), self.waiting.seen()
+        if waiting:
+            rows.add(waiting)
+        return rows
+
+    def scores(self) -> Float32:
+        """The engine's usable scores so far, but for the latest batches: cheaper than ``copy``."""
+        with self.waiting.still:
+            rows = self.rows
+            has_only_first = not rows.live.rows and rows.first_engine == self.engine
+            scores = (rows.first if rows.first is not None and has_only_first else rows.live).scores.copy()
+        return scores[~np.isnan(scores)]
 
 
 class DriftWatch:
-    """Compares the last rows with a reference. One thread records, any may ask for a report."""
+    """Compares the last rows with a reference. One thread records and follows the engines, any may ask for a report."""
 
     def __init__(
         self,
         names: Sequence[str],
         reference: Reference | None = None,
         *,
+        engine: str = "",
         calendar: Collection[str] = (),
         window_rows: int = WINDOW_ROWS,
         reference_rows: int = REFERENCE_ROWS,
     ) -> None:
-        """``names``: of the features, in the order of the tensor; ``calendar``: those that follow the clock."""
+        """``names``: of the features, in the order of the tensor; ``calendar``: those that follow the clock.
+
+        ``engine``: whose scores these are at first.
+        """
         self._names, self._calendar, self._reference = tuple(names), frozenset(calendar), reference
+        self._scores = {engine: reference.columns[-1]} if reference is not None else {}  # bins by engine
         self._source: Source = "live" if reference is None else "model"
         self._reference_rows_wanted = reference_rows if reference is None else reference.rows
         first = Ring(reference_rows, len(names)) if reference is None else None
-        self._rows = _Rows(first, Ring(window_rows, len(names)))
+        self._reference_rows, self._window_rows = reference_rows, window_rows
+        self._recording = _Recording(engine, _Rows(engine, first, Ring(window_rows, len(names))))
         self._rows_min = -(-window_rows // 2)
-        self._waiting: Waiting[Batch] = Waiting(self._rows.add)
 
     def __repr__(self) -> str:
         report = self.report()
@@ -171,18 +202,47 @@ class DriftWatch:
 
     def record_batch(self, features: Float64, decided: Answers) -> None:
         """Record float64[n, F] and ANSWER_DTYPE[n] of rows decided now; nobody may change them from here on."""
-        self._waiting.put((features, decided))
+        self._recording.waiting.put((features, decided))
+
+    def follow(self, engine: str, scores: Bins | None) -> None:
+        """Another engine is live: the window begins anew, against its own reference of scores.
+
+        None: the one that it had when it was live before, or none at all. That of the features stays, or, if it is not
+        complete, begins anew.
+        """
+        before = self._recording
+        if engine == before.engine:
+            return
+        if scores is not None:
+            self._scores[engine] = scores
+        features = len(self._names)
+        rows = _Rows(before.rows.first_engine, before.rows.first, Ring(self._window_rows, features))
+        if self._reference is not None:
+            rows.first = None
+        elif rows.first is not None and rows.first.room:
+            rows.first_engine, rows.first = engine, Ring(self._reference_rows, features)
+        self._recording = _Recording(engine, rows)
+
+    def score(self) -> FeatureDrift | None:
+        """The score alone, some hundred microseconds; None while there are too few rows or there is no reference."""
+        recording = self._recording
+        bins, scores = self._scores.get(recording.engine), recording.scores()
+        if bins is None or not bins.counts.any() or len(scores) < self._rows_min:
+            return None
+        return self._compare(bins, scores)
 
     def report(self) -> DriftReport:
         """Every feature and the score, over the rows recorded so far. A few milliseconds: not for the scoring loop."""
-        rows = self._copy()
+        recording = self._recording
+        rows = recording.copy()
         reference = self._made_reference(rows)
         live = rows.live
         scored = ~np.isnan(live.scores)
         features: tuple[FeatureDrift, ...] = ()
         if reference is not None and live.rows >= self._rows_min:
             columns = [*live.features.T, live.scores[scored]]
-            pairs = zip(reference.columns, columns, strict=True)
+            bins_of_score = self._scores.get(recording.engine, Bins.of(SCORE, np.zeros(0, np.float32)))
+            pairs = zip((*reference.columns[:-1], bins_of_score), columns, strict=True)
             compared = [self._compare(bins, values) for bins, values in pairs if len(values) and bins.counts.any()]
             features = tuple(sorted(compared, key=_severity))
         return DriftReport(
@@ -194,16 +254,10 @@ class DriftWatch:
             features=features,
         )
 
-    def _copy(self) -> _Rows:
-        with self._waiting.still:
-            rows, waiting = self._rows.copy(), self._waiting.seen()
-        if waiting:
-            rows.add(waiting)
-        return rows
-
     def _made_reference(self, rows: _Rows) -> Reference | None:
         if self._reference is None and rows.first is not None and not rows.first.room:
             self._reference = Reference.of(self._names, rows.first.features, rows.first.scores)
+            self._scores.setdefault(rows.first_engine, self._reference.columns[-1])
         return self._reference
 
     def _compare(self, bins: Bins, values: Float32) -> FeatureDrift:

@@ -3,7 +3,9 @@
     load ->  checked elsewhere, opened and warmed up on a thread: nothing decides yet
     shadow   scores the same batches, decides nothing
     canary   decides for 5, 25, 50, 100 % of the customers, a gate before each step      -> live, or gone
-    live     golden rows ten times a second, failures, scores: back to the one before it when they leave their bounds
+    live     golden rows ten times a second, failures, scores, and drift of these in the first hour: back to the one
+             before it when they leave their bounds
+    tier     the large engine beside the live one, golden rows too: dropped while they leave their bounds
 
 Everything here runs on the scoring loop, between two batches: a batch keeps the engines that were there at its take-up.
 """
@@ -14,15 +16,22 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from fraudgate.clock import Clock
+from fraudgate.drift.reference import SCORE, Bins
 from fraudgate.engines.base import Engine
 from fraudgate.engines.bounds import BOUNDS, Bounds
 from fraudgate.engines.loading import Opened, score_bits
-from fraudgate.engines.routes import Canary, Member, Route, Shadow
+from fraudgate.engines.routes import Canary, Member, Route, Shadow, Tier
 from fraudgate.engines.trial import WHOLE_PERCENT, Trial
 from fraudgate.errors import EngineFailed, EngineRefused
 from fraudgate.limits import ENGINE_BUDGET_NS, MILLISECOND_NS, SECOND_NS
 
 STAGES_PERCENT = (5, 25, 50, WHOLE_PERCENT)
+PROBATION_NS = 3_600 * SECOND_NS
+"""So long after a promotion, drift of the score brings the engine before it back; later the traffic has changed."""
+LARGE_SOUND_NS = 10 * SECOND_NS
+"""So long a dropped large engine has to be sound before it is asked again: a burst of load may have made it slow."""
+SCORES_MIN = 1_000
+"""Scores of a trial, from which they can be a reference."""
 _RUNS = 8
 _SLOWER_MAX = 10
 _EVENTS = 64
@@ -44,6 +53,8 @@ class Loaded:
 
     opened: Opened
     member: Member
+    scores: Bins | None = None
+    """The reference of its scores: published with it, or those of its trial."""
     _runs_ns: deque[int] = field(default_factory=lambda: deque(maxlen=_RUNS))
 
     @property
@@ -68,6 +79,13 @@ class Loaded:
         if len(self._runs_ns) == _RUNS and min(self._runs_ns) > bound_ns:
             return f"a run takes {min(self._runs_ns) / 1e6:.1f} ms, at most {bound_ns / 1e6:.1f} are allowed"
         return ""
+
+
+class Large(NamedTuple):
+    """The engine of the large tier, and the route that asks it."""
+
+    loaded: Loaded
+    tier: Tier
 
 
 class Event(NamedTuple):
@@ -100,16 +118,19 @@ class Fleet:
         clock: Clock,
         tell: Callable[[Event], None],
         bounds: Bounds = BOUNDS,
-        routes: tuple[Route, ...] = (),
+        large: Large | None = None,
     ) -> None:
-        """``routes``: those that stay, whatever is on trial."""
         self.live = live
         self.previous: Loaded | None = None
+        self.large = large
         self.events: deque[Event] = deque(maxlen=_EVENTS)
         self.rollbacks = 0
         self._serve, self._clock, self._tell, self._bounds = serve, clock, tell, bounds
-        self._routes = routes
         self._on_trial: _OnTrial | None = None
+        self._live_since_ns = clock()
+        self._shadow_skipped = 0
+        self._large_sound_since_ns: int | None = None
+        self._is_helpless = False  # it has a problem, there is no other engine, and that was said
 
     def __repr__(self) -> str:
         return f"<Fleet {self.live.name} live, {self.state_of_trial() or 'nothing on trial'}>"
@@ -155,22 +176,48 @@ class Fleet:
     def close(self) -> None:
         """Let every engine go: nothing is scored any more."""
         self._end_trial("the server ends")
-        for loaded in filter(None, (self.live, self.previous)):
+        for loaded in filter(None, (self.live, self.previous, self.large and self.large.loaded)):
             loaded.opened.inference.close()
 
     # -- what happens by itself ----------------------------------------------------------------------------------------
 
-    async def watch(self, unusable: bool) -> None:
-        """Prove the live engine, and the one on trial, once more. ``unusable``: most scores lately were."""
+    async def watch(self, unusable: bool, drift: str = "") -> None:
+        """Prove every engine that decides once more.
+
+        ``unusable``: most scores lately were. ``drift``: how those of a live engine on probation have drifted.
+        """
         live = self.live
-        problem = await live.problem(self._clock) or ("most of its scores are unusable" if unusable else "")
-        if live is self.live and problem:
-            self._leave(live, problem)
+        problem = await live.problem(self._clock) or ("most of its scores are unusable" if unusable else drift)
+        if live is self.live:
+            if problem and (self.previous is not None or not self._is_helpless):
+                self._leave(live, problem)
+            self._is_helpless = bool(problem) and live is self.live
         trial = self._on_trial
         if trial is not None and isinstance(trial.route, Canary):
             problem = await trial.loaded.problem(self._clock)
             if problem and trial is self._on_trial:
                 self.rollback(problem)
+        if self.large is not None:
+            await self._watch_large(self.large)
+
+    async def _watch_large(self, large: Large) -> None:
+        problem, tier = await large.loaded.problem(self._clock), large.tier
+        if problem:
+            self._large_sound_since_ns = None
+            if not tier.dropped:
+                tier.dropped = True
+                self._note(large.loaded, f"dropped, the small engine decides alone: {problem}")
+        elif tier.dropped:
+            now_ns = self._clock()
+            self._large_sound_since_ns = since_ns = self._large_sound_since_ns or now_ns
+            if now_ns - since_ns >= LARGE_SOUND_NS:
+                tier.dropped = False
+                self._note(large.loaded, f"has been sound for {LARGE_SOUND_NS // SECOND_NS} s, and is asked again")
+
+    @property
+    def on_probation(self) -> bool:
+        """The live engine is new, and there is one to go back to."""
+        return self.previous is not None and self._clock() - self._live_since_ns < PROBATION_NS
 
     def _leave(self, live: Loaded, problem: str) -> None:
         if self.previous is None:
@@ -202,28 +249,50 @@ class Fleet:
             return
         self._on_trial = None
         self.previous, self.live = self.live, on_trial.loaded
+        self._live_since_ns = self._clock()
+        if self.live.scores is None and len(canary.trial.scores) >= SCORES_MIN:
+            self.live.scores = Bins.of(SCORE, canary.trial.scores)
         self._changed(self.live, "live")
 
     # -- the small parts -----------------------------------------------------------------------------------------------
 
     def state_of(self, name: str) -> str:
-        """live, previous, canary 25 %, shadow; empty for an engine that is none of these."""
-        if name == self.live.name:
-            return "live"
-        if self._on_trial is not None and name == self._on_trial.loaded.name:
-            route = self._on_trial.route
-            return f"canary {route.share_percent} %" if isinstance(route, Canary) else "shadow"
-        return "previous" if self.previous is not None and name == self.previous.name else ""
+        """See ``states``; a canary with its share, as "canary 25 %"; empty for an engine that is none of these."""
+        state = self.states.get(name, "")
+        return f"canary {self.share_percent} %" if state == "canary" else state
+
+    @property
+    def states(self) -> dict[str, str]:
+        """live, canary, shadow, previous, tier or dropped, by name; the first of these of an engine that is several."""
+        large, previous, on_trial = self.large, self.previous, self._on_trial  # another thread may ask
+        states = {}
+        if large is not None:
+            states[large.loaded.name] = "dropped" if large.tier.dropped else "tier"
+        if previous is not None:
+            states[previous.name] = "previous"
+        if on_trial is not None:
+            states[on_trial.loaded.name] = "canary" if isinstance(on_trial.route, Canary) else "shadow"
+        states[self.live.name] = "live"
+        return states
+
+    @property
+    def shadow_skipped(self) -> int:
+        """Batches that engines in the shadow could not keep up with."""
+        on_trial = self._on_trial
+        route = on_trial.route if on_trial is not None else None
+        return self._shadow_skipped + (route.skipped if isinstance(route, Shadow) else 0)
 
     @property
     def trial(self) -> Trial | None:
         """The counts of the engine on trial."""
-        return self._on_trial.route.trial if self._on_trial is not None else None
+        on_trial = self._on_trial
+        return on_trial.route.trial if on_trial is not None else None
 
     @property
     def share_percent(self) -> int:
         """Of the customers, whom the engine on trial decides for."""
-        route = self._on_trial.route if self._on_trial is not None else None
+        on_trial = self._on_trial
+        route = on_trial.route if on_trial is not None else None
         return route.share_percent if isinstance(route, Canary) else 0
 
     def state_of_trial(self) -> str:
@@ -242,12 +311,15 @@ class Fleet:
         if self._on_trial is not None:
             on_trial, self._on_trial = self._on_trial, None
             if isinstance(on_trial.route, Shadow):
+                self._shadow_skipped += on_trial.route.skipped
                 on_trial.route.close()
             self._changed(on_trial.loaded, what)
 
     def _changed(self, loaded: Loaded, what: str) -> None:
-        trial = () if self._on_trial is None else (self._on_trial.route,)
-        self._serve(self.live, (*self._routes, *trial))
+        # The tier comes last: an engine on trial is compared with the live one, and its score may be in the band too.
+        trial: tuple[Route, ...] = (self._on_trial.route,) if self._on_trial is not None else ()
+        tier: tuple[Route, ...] = (self.large.tier,) if self.large is not None else ()
+        self._serve(self.live, trial + tier)
         self._note(loaded, what)
 
     def _note(self, loaded: Loaded, what: str) -> None:

@@ -65,6 +65,8 @@ class Batch(NamedTuple):
     slot: int
     slab: Slab
     taken_up_ns: int
+    run_ns: int
+    """What the live engine took for it, waiting included."""
 
 
 class Route(Protocol):
@@ -159,26 +161,34 @@ class Tier:
     ns_max: int
     """A batch that was taken up so long after a row's arrival keeps that batch to the small engine."""
     clock: Clock
-    rows: int = 0
+    dropped: bool = False
+    """The large engine is not asked: it has shown a problem."""
+    small: int = 0
+    """Rows outside the band, which the small engine decided."""
+    large: int = 0
     """Rows that the large engine decided."""
     pressed: int = 0
     """Rows within the band that the small engine decided: the time was short, or the large one failed."""
-    runs: int = 0
-    run_ns: int = 0
-    """All runs of the large engine together."""
+    small_run_ns: int = 0
+    large_run_ns: int = 0
+    """All runs of the engine together, waiting included."""
 
     async def run(self, batch: Batch, verdict: Verdict) -> None:
-        within: Bool = (verdict.score >= self.low) & (verdict.score <= self.high)
-        if not within.any():
+        self.small_run_ns += batch.run_ns
+        within: Bool = (verdict.score >= self.low) & (verdict.score <= self.high) & (verdict.level != UNSCORED)
+        wanted = int(within.sum())
+        self.small += int(np.count_nonzero(verdict.level != UNSCORED)) - wanted
+        if not wanted:
             return
-        score = await self._score(batch) if self._in_time(batch) else None
+        score = await self._score(batch) if self._in_time(batch) and not self.dropped else None
         large = np.zeros_like(within)
         if score is not None:
             large = within & (self.member.thresholds.levels(score) != UNSCORED)
             verdict.take(large, self.member, score)
         verdict.fallback[within & ~large] = Fallback.SMALL_MODEL
-        self.rows += int(large.sum())
-        self.pressed += int(within.sum() - large.sum())
+        decided = int(large.sum())
+        self.large += decided
+        self.pressed += wanted - decided
 
     def _in_time(self, batch: Batch) -> bool:
         waited_ns: int = batch.taken_up_ns - int(batch.columns.earliest()[1])
@@ -191,5 +201,4 @@ class Tier:
         except EngineFailed:
             return None
         finally:
-            self.runs += 1
-            self.run_ns += self.clock() - started_ns
+            self.large_run_ns += self.clock() - started_ns

@@ -4,6 +4,7 @@ In shadow none of its scores is served. As a canary it decides for a share of th
 up. Both engines score every row of a batch, so each row is a pair, and a bad engine shows within a few batches.
 """
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import sqrt
@@ -19,6 +20,7 @@ WHOLE_PERCENT = 100
 _SIGMAS = 4
 """A share is over its bound when it is by so many standard deviations of chance."""
 _KEPT_ROWS = 1_024
+_KEPT_BATCHES = 512
 
 
 def chosen(keys: Iterable[str], share_percent: int) -> Bool:
@@ -43,6 +45,7 @@ class Trial:
     run_ns: float = 0.0
     """A moving mean."""
     _pairs: list[tuple[Float32, Float32]] = field(default_factory=list)
+    _scores: deque[Float32] = field(default_factory=lambda: deque(maxlen=_KEPT_BATCHES))
 
     def fail(self) -> None:
         """The engine raised."""
@@ -63,6 +66,12 @@ class Trial:
         self.difference_max = max(self.difference_max, float(difference.max(initial=0.0)))
         self._pairs.append((live, trial))
         del self._pairs[: -_KEPT_ROWS // 32]
+        self._scores.append(trial)
+
+    @property
+    def scores(self) -> Float32:
+        """The usable scores of the engine on trial, float32[n], those of the latest batches."""
+        return np.concatenate((np.zeros(0, np.float32), *self._scores))
 
     @property
     def difference_mean(self) -> float:

@@ -116,20 +116,21 @@ class Renderer:
         return [body for i in each for body in self._render_together(answers[i : i + 1], transaction_ids[i : i + 1])]
 
     def _render_together(self, answers: Answers, transaction_ids: Sequence[str]) -> list[bytes]:
-        """Rows of one engine call: they share their edition, and every stamp but the arrival."""
+        """Rows of one batch: they share every stamp but the arrival, and not always the engine that decided."""
         head, bodies = self._head, []
         timings = head.timings
-        edition = int(answers["edition"][0])
-        run_id = self._editions[edition].run_id
         stamps = ("taken_up_ns", "gathered_ns", "inferred_ns", "answered_ns")
         taken_up_ns, gathered_ns, inferred_ns, answered_ns = (int(answers[name][0]) for name in stamps)
         timings.features_ns = gathered_ns - taken_up_ns
         timings.inference_ns = inferred_ns - gathered_ns
         timings.guardrails_ns = answered_ns - inferred_ns
         timings.batch_rows = int(answers["batch_rows"][0])
-        tail, tail_bits = b"", -1
+        run_id, tail, tail_of = "", b"", (-1, -1)
         rows = zip(transaction_ids, *(answers[name].tolist() for name in _ROW_FIELDS), strict=True)
-        for transaction_id, decision, fallback, scored, score, bits, sequence, arrival_ns in rows:
+        for transaction_id, decision, fallback, scored, score, edition, bits, sequence, arrival_ns in rows:
+            if (edition, bits) != tail_of:
+                tail_of = edition, bits
+                run_id, tail = self.tail(edition, bits)
             head.transaction_id = transaction_id
             head.decision = decision
             head.fallback = fallback
@@ -140,8 +141,6 @@ class Renderer:
             head.decision_id = decision_id(run_id, sequence)
             timings.queue_ns = taken_up_ns - arrival_ns
             timings.total_ns = answered_ns - arrival_ns
-            if bits != tail_bits:
-                tail, tail_bits = self._tail(edition, bits), bits
             bodies.append(head.SerializeToString() + tail)
         return bodies
 
@@ -158,7 +157,7 @@ class Renderer:
         return tail
 
 
-_ROW_FIELDS = ("decision", "fallback", "scored", "score", "rules", "sequence", "arrival_ns")
+_ROW_FIELDS = ("decision", "fallback", "scored", "score", "edition", "rules", "sequence", "arrival_ns")
 
 
 def _tail(edition: Edition, bits: int) -> scoring_pb2.ScoreResponse:

@@ -18,6 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 import fraudgate
 from fraudgate.clock import Clock, monotonic_ns
 from fraudgate.drift.watch import DriftWatch
+from fraudgate.engines.fleet import Fleet
 from fraudgate.errors import ConfigError
 from fraudgate.latency.recorder import STAGES, Counters, Recorder
 from fraudgate.latency.report import percentile_text
@@ -63,16 +64,16 @@ class OpsServer:
         host: str = HOST,
         port: int = PORT,
         *,
-        build_info: dict[str, str] | None = None,
         drift: DriftWatch | None = None,
+        fleet: Fleet | None = None,
         clock: Clock = monotonic_ns,
         connection_ns_max: int = CONNECTION_NS_MAX,
     ) -> None:
         """Takes the port at once; raises ConfigError when it cannot be had."""
         self._recorder, self._ready, self._clock = recorder, ready, clock
         python = ".".join(map(str, sys.version_info[:3]))
-        info = {"version": fraudgate.__version__, "python": python, **(build_info or {})}
-        self._metrics = Metrics(recorder, counters, info, drift)
+        info = {"version": fraudgate.__version__, "python": python}
+        self._metrics = Metrics(recorder, counters, info, drift, fleet)
         try:
             self._server = _Server((host, port), self._routes(), connection_ns_max)
         except OSError as error:

@@ -9,6 +9,8 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from fraudgate.drift.watch import DriftReport, DriftWatch
+from fraudgate.engines.fleet import Fleet
+from fraudgate.engines.report import FleetReport, TierReport, TrialReport
 from fraudgate.latency.histogram import Distribution
 from fraudgate.latency.recorder import STAGES, TOTALS, Counters, CountersCopy, Recorder
 from fraudgate.limits import MICROSECOND_NS, MILLISECOND_NS, SECOND_NS
@@ -30,15 +32,22 @@ Buckets = list[tuple[str, float]]
 
 
 class Metrics:
-    """Renders ``/metrics``. ``build_info`` becomes the labels of ``fraudgate_build_info``; ``drift`` may be off.
+    """Renders ``/metrics``. ``build_info`` becomes the labels of ``fraudgate_build_info``, with the live engine of
+    ``fleet``; ``drift`` may be off.
 
     The client library is imported at the first scrape: it costs a server's start 27 ms.
     """
 
     def __init__(
-        self, recorder: Recorder, counters: Counters, build_info: Mapping[str, str], drift: DriftWatch | None = None
+        self,
+        recorder: Recorder,
+        counters: Counters,
+        build_info: Mapping[str, str],
+        drift: DriftWatch | None = None,
+        fleet: Fleet | None = None,
     ) -> None:
-        self._recorder, self._counters, self._build_info, self._drift = recorder, counters, dict(build_info), drift
+        self._recorder, self._counters, self._build_info = recorder, counters, dict(build_info)
+        self._drift, self._fleet = drift, fleet
 
     def render(self) -> tuple[str, bytes]:
         """(content type, text exposition)."""
@@ -65,8 +74,13 @@ class Metrics:
         yield _batch_rows(counters.batch_rows)
         if self._drift is not None:
             yield from _drift(self._drift.report())
-        info = GaugeMetricFamily("fraudgate_build_info", "What runs here; always 1.", labels=list(self._build_info))
-        info.add_metric(list(self._build_info.values()), 1)
+        labels = dict(self._build_info)
+        if self._fleet is not None:
+            report = FleetReport.of(self._fleet)
+            labels["model"] = report.engines[0].model
+            yield from _fleet(report)
+        info = GaugeMetricFamily("fraudgate_build_info", "What runs here; always 1.", labels=list(labels))
+        info.add_metric(list(labels.values()), 1)
         yield info
 
 
@@ -154,3 +168,53 @@ def _drift(report: DriftReport) -> Iterator["Metric"]:
         ks.add_metric([each.feature], each.ks)
         drifted.add_metric([each.feature], each.verdict == "drifted")
     yield from (psi, ks, drifted)
+
+
+def _fleet(report: FleetReport) -> Iterator["Metric"]:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    text = "Engines in use, always 1: live, previous, canary, shadow, tier, dropped."
+    models = GaugeMetricFamily("fraudgate_model_info", text, labels=["model", "state"])
+    for engine in report.engines:
+        models.add_metric([engine.model, engine.state], 1)
+    yield models
+    text = "Trials and live engines that went, by hand or by themselves."
+    yield CounterMetricFamily("fraudgate_model_rollbacks_total", text, value=report.rollbacks)
+    text = "Batches that an engine in the shadow could not keep up with."
+    yield CounterMetricFamily("fraudgate_shadow_skipped_total", text, value=report.shadow_skipped)
+    yield from _trial(report.trial)
+    if report.tier is not None:
+        yield from _tier(report.tier)
+
+
+def _trial(report: TrialReport | None) -> Iterator["Metric"]:
+    """Without samples while nothing is on trial."""
+    from prometheus_client.core import GaugeMetricFamily
+
+    for name, text in {
+        "share_percent": "Of the customers, whom the engine on trial decides for; 0 in the shadow.",
+        "rows": "Rows that the engine on trial and the live one have scored.",
+        "flips": "Rows on which their own thresholds say different things.",
+        "difference_mean": "Mean difference of the two scores of a row.",
+    }.items():
+        family = GaugeMetricFamily(f"fraudgate_trial_{name}", text, labels=["model"])
+        if report is not None:
+            family.add_metric([report.model], getattr(report, name))
+        yield family
+
+
+def _tier(report: TierReport) -> Iterator["Metric"]:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    text = "Rows by tier; pressed: meant for the large engine, decided by the small one."
+    rows = CounterMetricFamily("fraudgate_tier_rows_total", text, labels=["tier"])
+    text = "Time that the engine of each tier ran or was waited for."
+    run = CounterMetricFamily("fraudgate_tier_run_seconds_total", text, labels=["tier"])
+    text = "That time over the rows that the engine decided, since the start."
+    cost = GaugeMetricFamily("fraudgate_tier_decision_seconds", text, labels=["tier"])
+    for tier in ("small", "large", "pressed"):
+        rows.add_metric([tier], getattr(report, f"{tier}_rows"))
+    for tier in ("small", "large"):
+        run.add_metric([tier], getattr(report, f"{tier}_run_ns") / SECOND_NS)
+        cost.add_metric([tier], getattr(report, f"{tier}_decision_ns") / SECOND_NS)
+    yield from (rows, run, cost)

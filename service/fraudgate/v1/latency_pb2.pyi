@@ -1,3 +1,4 @@
+from fraudgate.v1 import models_pb2 as _models_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -15,18 +16,20 @@ class ResetLatencyRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetLatencyReportResponse(_message.Message):
-    __slots__ = ("budget_ns", "interval_ns", "stages", "over_budget", "drift")
+    __slots__ = ("budget_ns", "interval_ns", "stages", "over_budget", "drift", "fleet")
     BUDGET_NS_FIELD_NUMBER: _ClassVar[int]
     INTERVAL_NS_FIELD_NUMBER: _ClassVar[int]
     STAGES_FIELD_NUMBER: _ClassVar[int]
     OVER_BUDGET_FIELD_NUMBER: _ClassVar[int]
     DRIFT_FIELD_NUMBER: _ClassVar[int]
+    FLEET_FIELD_NUMBER: _ClassVar[int]
     budget_ns: int
     interval_ns: int
     stages: _containers.RepeatedCompositeFieldContainer[StageLatency]
     over_budget: int
     drift: DriftReport
-    def __init__(self, budget_ns: _Optional[int] = ..., interval_ns: _Optional[int] = ..., stages: _Optional[_Iterable[_Union[StageLatency, _Mapping]]] = ..., over_budget: _Optional[int] = ..., drift: _Optional[_Union[DriftReport, _Mapping]] = ...) -> None: ...
+    fleet: _models_pb2.FleetReport
+    def __init__(self, budget_ns: _Optional[int] = ..., interval_ns: _Optional[int] = ..., stages: _Optional[_Iterable[_Union[StageLatency, _Mapping]]] = ..., over_budget: _Optional[int] = ..., drift: _Optional[_Union[DriftReport, _Mapping]] = ..., fleet: _Optional[_Union[_models_pb2.FleetReport, _Mapping]] = ...) -> None: ...
 
 class DriftReport(_message.Message):
     __slots__ = ("source", "reference_rows", "reference_rows_wanted", "window_rows", "unscored_rows", "features")

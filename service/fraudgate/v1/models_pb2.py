@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x66raudgate/v1/models.proto\x12\x0c\x66raudgate.v1\"\x13\n\x11ListModelsRequest\"\x8e\x01\n\x12ListModelsResponse\x12*\n\x06models\x18\x01 \x03(\x0b\x32\x1a.fraudgate.v1.ModelVersion\x12(\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x18.fraudgate.v1.ModelEvent\x12\"\n\x05trial\x18\x03 \x01(\x0b\x32\x13.fraudgate.v1.Trial\">\n\nModelEvent\x12\x13\n\x0b\x61ge_seconds\x18\x01 \x01(\x01\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0c\n\x04what\x18\x03 \x01(\t\"\x8b\x01\n\x05Trial\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rshare_percent\x18\x02 \x01(\r\x12\x0c\n\x04rows\x18\x03 \x01(\x03\x12\r\n\x05\x66lips\x18\x04 \x01(\x03\x12\x17\n\x0f\x64ifference_mean\x18\x05 \x01(\x01\x12\x16\n\x0e\x64ifference_max\x18\x06 \x01(\x01\x12\x0e\n\x06run_ns\x18\x07 \x01(\x03\"1\n\x10LoadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"N\n\x11LoadModelResponse\x12)\n\x05model\x18\x01 \x01(\x0b\x32\x1a.fraudgate.v1.ModelVersion\x12\x0e\n\x06\x63hecks\x18\x02 \x03(\t\"\x9a\x01\n\x13PromoteModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x16\n\x0estages_percent\x18\x03 \x03(\r\x12\x16\n\x0estage_rows_min\x18\x04 \x01(\x03\x12\x1e\n\x11stage_seconds_min\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\x14\n\x12_stage_seconds_min\"A\n\x14PromoteModelResponse\x12)\n\x05model\x18\x01 \x01(\x0b\x32\x1a.fraudgate.v1.ModelVersion\"&\n\x14RollbackModelRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\"A\n\x15RollbackModelResponse\x12(\n\x04live\x18\x01 \x01(\x0b\x32\x1a.fraudgate.v1.ModelVersion\"1\n\x10SetShadowRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"?\n\x11SetShadowResponse\x12*\n\x06shadow\x18\x01 \x01(\x0b\x32\x1a.fraudgate.v1.ModelVersion\"\xbf\x01\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x15\n\rengine_digest\x18\x03 \x01(\t\x12\x11\n\tprecision\x18\x04 \x01(\t\x12\x1a\n\x12schema_fingerprint\x18\x05 \x01(\t\x12\x0c\n\x04live\x18\x06 \x01(\x08\x12\x1c\n\x14published_at_seconds\x18\x07 \x01(\x03\x12\x0f\n\x07problem\x18\x08 \x01(\t\x12\r\n\x05state\x18\t \x01(\t2\xac\x03\n\x0cModelService\x12O\n\nListModels\x12\x1f.fraudgate.v1.ListModelsRequest\x1a .fraudgate.v1.ListModelsResponse\x12L\n\tLoadModel\x12\x1e.fraudgate.v1.LoadModelRequest\x1a\x1f.fraudgate.v1.LoadModelResponse\x12U\n\x0cPromoteModel\x12!.fraudgate.v1.PromoteModelRequest\x1a\".fraudgate.v1.PromoteModelResponse\x12X\n\rRollbackModel\x12\".fraudgate.v1.RollbackModelRequest\x1a#.fraudgate.v1.RollbackModelResponse\x12L\n\tSetShadow\x12\x1e.fraudgate.v1.SetShadowRequest\x1a\x1f.fraudgate.v1.SetShadowResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x66raudgate/v1/models.proto\x12\x0c\x66raudgate.v1\"\x13\n\x11ListModelsRequest\"\x8e\x01\n\x12ListModelsResponse\x12*\n\x06models\x18\x01 \x03(\x0b\x32\x1a.fraudgate.v1.ModelVersion\x12(\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x18.fraudgate.v1.ModelEvent\x12\"\n\x05trial\x18\x03 \x01(\x0b\x32\x13.fraudgate.v1.Trial\">\n\nModelEvent\x12\x13\n\x0b\x61ge_seconds\x18\x01 \x01(\x01\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0c\n\x04what\x18\x03 \x01(\t\"\x8b\x01\n\x05Trial\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rshare_percent\x18\x02 \x01(\r\x12\x0c\n\x04rows\x18\x03 \x01(\x03\x12\r\n\x05\x66lips\x18\x04 \x01(\x03\x12\x17\n\x0f\x64ifference_mean\x18\x05 \x01(\x01\x12\x16\n\x0e\x64ifference_max\x18\x06 \x01(\x01\x12\x0e\n\x06run_ns\x18\x07 \x01(\x03\"\xb0\x01\n\x0b\x46leetReport\x12*\n\x07\x65ngines\x18\x01 \x03(\x0b\x32\x19.fraudgate.v1.EngineState\x12\x11\n\trollbacks\x18\x02 \x01(\x03\x12\x16\n\x0eshadow_skipped\x18\x03 \x01(\x03\x12\"\n\x05trial\x18\x04 \x01(\x0b\x32\x13.fraudgate.v1.Trial\x12&\n\x04tier\x18\x05 \x01(\x0b\x32\x18.fraudgate.v1.TierReport\"+\n\x0b\x45ngineState\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\"\xd8\x01\n\nTierReport\x12\x12\n\nsmall_rows\x18\x01 \x01(\x03\x12\x12\n\nlarge_rows\x18\x02 \x01(\x03\x12\x14\n\x0cpressed_rows\x18\x03 \x01(\x03\x12\x13\n\x0blarge_share\x18\x04 \x01(\x01\x12\x15\n\rpressed_share\x18\x05 \x01(\x01\x12\x14\n\x0csmall_run_ns\x18\x06 \x01(\x03\x12\x14\n\x0clarge_run_ns\x18\x07 \x01(\x03\x12\x19\n\x11small_decision_ns\x18\x08 \x01(\x01\x12\x19\n\x11large_decision_ns\x18\t \x01(\x01\"1\n\x10LoadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"N\n\x11LoadModelResponse\x12)\n\x05model\x18\x01 \x01(\x0b\x32\x1a.fraudgate.v1.ModelVersion\x12\x0e\n\x06\x63hecks\x18\x02 \x03(\t\"\x9a\x01\n\x13PromoteModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x16\n\x0estages_percent\x18\x03 \x03(\r\x12\x16\n\x0estage_rows_min\x18\x04 \x01(\x03\x12\x1e\n\x11stage_seconds_min\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\x14\n\x12_stage_seconds_min\"A\n\x14PromoteModelResponse\x12)\n\x05model\x18\x01 \x01(\x0b\x32\x1a.fraudgate.v1.ModelVersion\"&\n\x14RollbackModelRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\"A\n\x15RollbackModelResponse\x12(\n\x04live\x18\x01 \x01(\x0b\x32\x1a.fraudgate.v1.ModelVersion\"1\n\x10SetShadowRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"?\n\x11SetShadowResponse\x12*\n\x06shadow\x18\x01 \x01(\x0b\x32\x1a.fraudgate.v1.ModelVersion\"\xbf\x01\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x15\n\rengine_digest\x18\x03 \x01(\t\x12\x11\n\tprecision\x18\x04 \x01(\t\x12\x1a\n\x12schema_fingerprint\x18\x05 \x01(\t\x12\x0c\n\x04live\x18\x06 \x01(\x08\x12\x1c\n\x14published_at_seconds\x18\x07 \x01(\x03\x12\x0f\n\x07problem\x18\x08 \x01(\t\x12\r\n\x05state\x18\t \x01(\t2\xac\x03\n\x0cModelService\x12O\n\nListModels\x12\x1f.fraudgate.v1.ListModelsRequest\x1a .fraudgate.v1.ListModelsResponse\x12L\n\tLoadModel\x12\x1e.fraudgate.v1.LoadModelRequest\x1a\x1f.fraudgate.v1.LoadModelResponse\x12U\n\x0cPromoteModel\x12!.fraudgate.v1.PromoteModelRequest\x1a\".fraudgate.v1.PromoteModelResponse\x12X\n\rRollbackModel\x12\".fraudgate.v1.RollbackModelRequest\x1a#.fraudgate.v1.RollbackModelResponse\x12L\n\tSetShadow\x12\x1e.fraudgate.v1.SetShadowRequest\x1a\x1f.fraudgate.v1.SetShadowResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,24 +39,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELEVENT']._serialized_end=271
   _globals['_TRIAL']._serialized_start=274
   _globals['_TRIAL']._serialized_end=413
-  _globals['_LOADMODELREQUEST']._serialized_start=415
-  _globals['_LOADMODELREQUEST']._serialized_end=464
-  _globals['_LOADMODELRESPONSE']._serialized_start=466
-  _globals['_LOADMODELRESPONSE']._serialized_end=544
-  _globals['_PROMOTEMODELREQUEST']._serialized_start=547
-  _globals['_PROMOTEMODELREQUEST']._serialized_end=701
-  _globals['_PROMOTEMODELRESPONSE']._serialized_start=703
-  _globals['_PROMOTEMODELRESPONSE']._serialized_end=768
-  _globals['_ROLLBACKMODELREQUEST']._serialized_start=770
-  _globals['_ROLLBACKMODELREQUEST']._serialized_end=808
-  _globals['_ROLLBACKMODELRESPONSE']._serialized_start=810
-  _globals['_ROLLBACKMODELRESPONSE']._serialized_end=875
-  _globals['_SETSHADOWREQUEST']._serialized_start=877
-  _globals['_SETSHADOWREQUEST']._serialized_end=926
-  _globals['_SETSHADOWRESPONSE']._serialized_start=928
-  _globals['_SETSHADOWRESPONSE']._serialized_end=991
-  _globals['_MODELVERSION']._serialized_start=994
-  _globals['_MODELVERSION']._serialized_end=1185
-  _globals['_MODELSERVICE']._serialized_start=1188
-  _globals['_MODELSERVICE']._serialized_end=1616
+  _globals['_FLEETREPORT']._serialized_start=416
+  _globals['_FLEETREPORT']._serialized_end=592
+  _globals['_ENGINESTATE']._serialized_start=594
+  _globals['_ENGINESTATE']._serialized_end=637
+  _globals['_TIERREPORT']._serialized_start=640
+  _globals['_TIERREPORT']._serialized_end=856
+  _globals['_LOADMODELREQUEST']._serialized_start=858
+  _globals['_LOADMODELREQUEST']._serialized_end=907
+  _globals['_LOADMODELRESPONSE']._serialized_start=909
+  _globals['_LOADMODELRESPONSE']._serialized_end=987
+  _globals['_PROMOTEMODELREQUEST']._serialized_start=990
+  _globals['_PROMOTEMODELREQUEST']._serialized_end=1144
+  _globals['_PROMOTEMODELRESPONSE']._serialized_start=1146
+  _globals['_PROMOTEMODELRESPONSE']._serialized_end=1211
+  _globals['_ROLLBACKMODELREQUEST']._serialized_start=1213
+  _globals['_ROLLBACKMODELREQUEST']._serialized_end=1251
+  _globals['_ROLLBACKMODELRESPONSE']._serialized_start=1253
+  _globals['_ROLLBACKMODELRESPONSE']._serialized_end=1318
+  _globals['_SETSHADOWREQUEST']._serialized_start=1320
+  _globals['_SETSHADOWREQUEST']._serialized_end=1369
+  _globals['_SETSHADOWRESPONSE']._serialized_start=1371
+  _globals['_SETSHADOWRESPONSE']._serialized_end=1434
+  _globals['_MODELVERSION']._serialized_start=1437
+  _globals['_MODELVERSION']._serialized_end=1628
+  _globals['_MODELSERVICE']._serialized_start=1631
+  _globals['_MODELSERVICE']._serialized_end=2059
 # @@protoc_insertion_point(module_scope)

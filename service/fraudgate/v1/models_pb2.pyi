@@ -48,6 +48,50 @@ class Trial(_message.Message):
     run_ns: int
     def __init__(self, model: _Optional[str] = ..., share_percent: _Optional[int] = ..., rows: _Optional[int] = ..., flips: _Optional[int] = ..., difference_mean: _Optional[float] = ..., difference_max: _Optional[float] = ..., run_ns: _Optional[int] = ...) -> None: ...
 
+class FleetReport(_message.Message):
+    __slots__ = ("engines", "rollbacks", "shadow_skipped", "trial", "tier")
+    ENGINES_FIELD_NUMBER: _ClassVar[int]
+    ROLLBACKS_FIELD_NUMBER: _ClassVar[int]
+    SHADOW_SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    TRIAL_FIELD_NUMBER: _ClassVar[int]
+    TIER_FIELD_NUMBER: _ClassVar[int]
+    engines: _containers.RepeatedCompositeFieldContainer[EngineState]
+    rollbacks: int
+    shadow_skipped: int
+    trial: Trial
+    tier: TierReport
+    def __init__(self, engines: _Optional[_Iterable[_Union[EngineState, _Mapping]]] = ..., rollbacks: _Optional[int] = ..., shadow_skipped: _Optional[int] = ..., trial: _Optional[_Union[Trial, _Mapping]] = ..., tier: _Optional[_Union[TierReport, _Mapping]] = ...) -> None: ...
+
+class EngineState(_message.Message):
+    __slots__ = ("model", "state")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    state: str
+    def __init__(self, model: _Optional[str] = ..., state: _Optional[str] = ...) -> None: ...
+
+class TierReport(_message.Message):
+    __slots__ = ("small_rows", "large_rows", "pressed_rows", "large_share", "pressed_share", "small_run_ns", "large_run_ns", "small_decision_ns", "large_decision_ns")
+    SMALL_ROWS_FIELD_NUMBER: _ClassVar[int]
+    LARGE_ROWS_FIELD_NUMBER: _ClassVar[int]
+    PRESSED_ROWS_FIELD_NUMBER: _ClassVar[int]
+    LARGE_SHARE_FIELD_NUMBER: _ClassVar[int]
+    PRESSED_SHARE_FIELD_NUMBER: _ClassVar[int]
+    SMALL_RUN_NS_FIELD_NUMBER: _ClassVar[int]
+    LARGE_RUN_NS_FIELD_NUMBER: _ClassVar[int]
+    SMALL_DECISION_NS_FIELD_NUMBER: _ClassVar[int]
+    LARGE_DECISION_NS_FIELD_NUMBER: _ClassVar[int]
+    small_rows: int
+    large_rows: int
+    pressed_rows: int
+    large_share: float
+    pressed_share: float
+    small_run_ns: int
+    large_run_ns: int
+    small_decision_ns: float
+    large_decision_ns: float
+    def __init__(self, small_rows: _Optional[int] = ..., large_rows: _Optional[int] = ..., pressed_rows: _Optional[int] = ..., large_share: _Optional[float] = ..., pressed_share: _Optional[float] = ..., small_run_ns: _Optional[int] = ..., large_run_ns: _Optional[int] = ..., small_decision_ns: _Optional[float] = ..., large_decision_ns: _Optional[float] = ...) -> None: ...
+
 class LoadModelRequest(_message.Message):
     __slots__ = ("name", "version")
     NAME_FIELD_NUMBER: _ClassVar[int]
