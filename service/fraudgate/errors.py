@@ -38,6 +38,10 @@ class EngineRefused(FraudgateError):  # noqa: N818 - the field says "refused"
     """A model directory or graph that must not be served."""
 
 
+class ModelMissing(EngineRefused):
+    """The repository has no such model or version."""
+
+
 class EngineFailed(FraudgateError):  # noqa: N818
     """A loaded engine did not answer."""
 

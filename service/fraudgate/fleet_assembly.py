@@ -18,6 +18,7 @@ from fraudgate.engines.conformance import Request
 from fraudgate.engines.fleet import Large, Loaded
 from fraudgate.engines.loading import Opened, bound
 from fraudgate.engines.onnxruntime import OnnxEngine
+from fraudgate.engines.pacing import paced
 from fraudgate.engines.providers import engine_cache
 from fraudgate.engines.repository import DRIFT, read_manifest, read_optional, resolve
 from fraudgate.engines.routes import Member, Tier
@@ -66,8 +67,9 @@ class Engines:
         return self.loaded(*self._open(self.path(name, version)))
 
     async def open(self, directory: Path) -> Loaded:
-        """A version that may decide, while others do: files, warm-up and golden rows on a thread."""
-        return self.loaded(*await asyncio.to_thread(self._open, directory))
+        """A version that may decide, while others do: files, warm-up and golden rows on a thread, in small pieces."""
+        with paced():
+            return self.loaded(*await asyncio.to_thread(self._open, directory))
 
     async def check(self, directory: Path, against: Engine) -> list[str]:
         """``fraudgate model check`` in a process of its own, beside the engine that is live: its lines.

@@ -36,13 +36,15 @@ SCHEMA = FeatureSchema.named("handbook")
 def wider() -> Version:
     """The published network with its hidden units eight times over, no two alike, and a larger score for everyone."""
     small = network(sound().model)
-    noise = np.random.default_rng(5).normal(1, 0.02, (small.hidden_weight.shape[0], small.hidden_weight.shape[1] * 8))
+    (hidden, output), (hidden_bias, output_bias) = small.weights, small.biases
+    noise = np.random.default_rng(5).normal(1, 0.02, (hidden.shape[0], hidden.shape[1] * TIMES_WIDER))
     large = Network(
         small.ramps,
-        (np.tile(small.hidden_weight, (1, TIMES_WIDER)) * noise).astype(np.float32),
-        np.tile(small.hidden_bias, TIMES_WIDER),
-        np.tile(small.output_weight, (TIMES_WIDER, 1)) / np.float32(TIMES_WIDER),
-        small.output_bias + np.float32(1),
+        (
+            (np.tile(hidden, (1, TIMES_WIDER)) * noise).astype(np.float32),
+            np.tile(output, (TIMES_WIDER, 1)) / np.float32(TIMES_WIDER),
+        ),
+        (np.tile(hidden_bias, TIMES_WIDER), output_bias + np.float32(1)),
     )
     version = replace(sound(), model=onnx.load_from_string(export(large, "int8")))
     return version.declaring(name=LARGE, version="1").forged()

@@ -280,6 +280,14 @@ def test_many_rows_render_as_each_of_them_alone() -> None:
     assert Renderer(editions).render(rows[:0], []) == []
 
 
+def test_rows_of_one_batch_that_two_engines_decided_name_their_own() -> None:
+    editions = editions_of(EDITION, Edition("b", "handbook", "8", "e" * 64, "fp32", TEXTS))
+    found = render(np.concatenate([answer(edition=edition) for edition in (1, 2, 2, 1)]), editions=editions)
+    assert [(each.model.version, each.decision_id) for each in found] == [
+        ("7", "4fe1-ff"), ("8", "b-ff"), ("8", "b-ff"), ("7", "4fe1-ff")
+    ]  # fmt: skip
+
+
 def test_tails_are_serialised_once() -> None:
     class CountingTexts(RuleTexts):
         asked = 0

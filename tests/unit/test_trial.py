@@ -1,12 +1,16 @@
 """A trial: who belongs to a share, and what ends it."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fraudgate.engines.bounds import BOUNDS, Bounds
-from fraudgate.engines.trial import Trial, chosen
+from fraudgate.engines.trial import Trial, _dense_ranks, chosen
 from fraudgate.guardrails.decision import Thresholds
 from fraudgate.transaction import Float32
 
@@ -49,6 +53,24 @@ def test_a_share_is_about_that_large(share: int) -> None:
 def test_a_key_alone_is_chosen_as_it_is_among_others() -> None:
     keys = [f"customer-{i}" for i in range(200)]
     assert [bool(chosen([key], 25)[0]) for key in keys] == chosen(keys, 25).tolist()
+
+
+@given(st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]) | st.floats(0, 1, width=32), min_size=1, max_size=64))
+def test_dense_ranks_are_the_places_among_the_distinct_values(values: list[float]) -> None:
+    found = _dense_ranks(np.array(values, np.float32))
+    assert found.tolist() == np.unique(np.array(values, np.float32), return_inverse=True)[1].tolist()
+
+
+def test_the_first_comparisons_import_nothing() -> None:
+    """A canary's are on the scoring loop."""
+    code = """
+import sys, numpy as np
+from tests.unit.test_trial import fed, scores, trial
+found, live, before = trial(), np.linspace(0, 1, 128, dtype=np.float32), set(sys.modules)
+fed(found, live, live)
+assert found.problem() == "" and set(sys.modules) == before, set(sys.modules) - before
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 
 # -- what ends a trial -------------------------------------------------------------------------------------------------

@@ -91,21 +91,24 @@ def _promote(args: argparse.Namespace) -> Answer:
         if args.wait:
             model = _wait(server, model)
     gone = args.wait and not model.live
-    said = f"{model.name}/{model.version}: {model.state or 'gone; fraudgate model list tells nothing is on trial'}"
+    said = f"{model.name}/{model.version}: {model.state or 'gone'}"
     return _form(model), [said], int(gone)
 
 
 def _wait(server: "models_pb2_grpc.ModelServiceStub", model: "models_pb2.ModelVersion") -> "models_pb2.ModelVersion":
-    """Print what happens to the version until it is live or gone."""
+    """Print what happens to the version, from its first step on until it is live or gone."""
     from fraudgate.v1 import models_pb2
 
     wanted, told = f"{model.name}/{model.version}", 0
+    first_step = f"decides for {model.state.removeprefix('canary ')} "
     while True:
         listed = server.ListModels(models_pb2.ListModelsRequest(), timeout=CHANGE_SECONDS_MAX)
-        mine = [event for event in listed.events if event.model == wanted]
-        for event in mine[told:]:
-            print(f"{event.model}: {event.what}", flush=True)
-        told = len(mine)
+        mine = [event.what for event in listed.events if event.model == wanted]
+        # Shares rise: the last such event is this promotion's, what stands before it is of earlier ones.
+        begun = max((place for place, what in enumerate(mine) if what.startswith(first_step)), default=0)
+        for what in mine[begun + told :]:
+            print(f"{wanted}: {what}", flush=True)
+        told = len(mine) - begun
         model = next(each for each in listed.models if (each.name, each.version) == (model.name, model.version))
         if not model.state.startswith("canary"):
             return model

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
+import msgspec
 from google.rpc import code_pb2
 
 from fraudgate.clock import Clock
@@ -14,7 +15,7 @@ from fraudgate.engines.base import Engine
 from fraudgate.engines.fleet import GATE, STAGES_PERCENT, Fleet, Gate, Loaded
 from fraudgate.engines.report import trial_report
 from fraudgate.engines.repository import ModelEntry, list_models, read_manifest, resolve
-from fraudgate.errors import EngineRefused
+from fraudgate.errors import EngineRefused, ModelMissing
 from fraudgate.frontend import refusals
 from fraudgate.frontend.refusals import Refusal
 from fraudgate.limits import DAY_SECONDS, SECOND_NS
@@ -36,7 +37,7 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
     def __init__(self, root: Path, fleet: Fleet, check: Check, open_: Open, clock: Clock) -> None:
         self._root, self._fleet = root, fleet
         self._check, self._open, self._clock = check, open_, clock
-        self._checked: dict[tuple[tuple[str, str], ...], list[str]] = {}  # by the digests of a version's files
+        self._checked: dict[tuple[bytes, str], list[str]] = {}  # by manifest, digests and all, and what was live
         self._busy = asyncio.Lock()
 
     async def ListModels(  # noqa: N802 - the name is the protocol's
@@ -56,8 +57,8 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
     ) -> models_pb2.LoadModelResponse:
         async with self._busy:
             directory = await self._directory(context, request.name, request.version)
-            _, lines = await self._loaded(context, directory)
-        return models_pb2.LoadModelResponse(model=await self._entry(directory), checks=lines)
+            _, entry, lines = await self._loaded(context, directory)
+        return models_pb2.LoadModelResponse(model=self._to_wire(entry), checks=lines)
 
     async def PromoteModel(  # noqa: N802 - the name is the protocol's
         self, request: models_pb2.PromoteModelRequest, context: Any
@@ -67,12 +68,12 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
             await abort(context, refusals.invalid("stages_percent", f"has more than {_STAGES_MAX} entries"))
         async with self._busy:
             directory = await self._directory(context, request.name, request.version)
-            loaded, _ = await self._loaded(context, directory)
+            loaded, entry, _ = await self._loaded(context, directory)
             try:
                 self._fleet.promote(loaded, list(request.stages_percent) or STAGES_PERCENT, gate)
             except EngineRefused as refused:
                 await _refuse(context, refused)
-        return models_pb2.PromoteModelResponse(model=await self._entry(directory))
+        return models_pb2.PromoteModelResponse(model=self._to_wire(entry))
 
     async def RollbackModel(  # noqa: N802 - the name is the protocol's
         self, request: models_pb2.RollbackModelRequest, context: Any
@@ -93,12 +94,12 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
                 self._fleet.shadow(None)
                 return models_pb2.SetShadowResponse()
             directory = await self._directory(context, request.name, request.version)
-            loaded, _ = await self._loaded(context, directory)
+            loaded, entry, _ = await self._loaded(context, directory)
             try:
                 self._fleet.shadow(loaded)
             except EngineRefused as refused:
                 await _refuse(context, refused)
-        return models_pb2.SetShadowResponse(shadow=await self._entry(directory))
+        return models_pb2.SetShadowResponse(shadow=self._to_wire(entry))
 
     async def _gate(self, context: Any, request: models_pb2.PromoteModelRequest) -> Gate:
         if request.stage_rows_min < 0:
@@ -111,27 +112,26 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
     async def _directory(self, context: Any, name: str, version: str) -> Path:
         try:
             return await asyncio.to_thread(resolve, self._root, name, version or None)
+        except ModelMissing as missing:
+            await abort(context, Refusal(code_pb2.NOT_FOUND, str(missing)))
         except EngineRefused as refused:
-            await abort(context, Refusal(code_pb2.NOT_FOUND, str(refused)))
+            await _refuse(context, refused)
 
-    async def _loaded(self, context: Any, directory: Path) -> tuple[Loaded, list[str]]:
+    async def _loaded(self, context: Any, directory: Path) -> tuple[Loaded, ModelEntry, list[str]]:
         """A version, and what its check found. Opened anew for every trial: a shadow has a thread."""
         try:
             manifest = await asyncio.to_thread(read_manifest, directory)
-            digests = tuple(sorted(manifest.files.items()))
-            if digests not in self._checked:
-                self._checked[digests] = await self._check(directory, self._fleet.live.engine)
-            return await self._open(directory), self._checked[digests]
+            key = msgspec.json.encode(manifest), self._fleet.live.name
+            if key not in self._checked:
+                self._checked[key] = await self._check(directory, self._fleet.live.engine)
+            entry = ModelEntry(manifest.name, manifest.version, manifest, "")
+            return await self._open(directory), entry, self._checked[key]
         except EngineRefused as refused:
             await _refuse(context, refused)
 
     async def _entries(self) -> list[ModelEntry]:
         # Files are read and hashed: on a thread, so that the loop does not stall.
         return await asyncio.to_thread(list_models, self._root)
-
-    async def _entry(self, directory: Path) -> models_pb2.ModelVersion:
-        wanted = (directory.parent.name, directory.name)
-        return next(self._to_wire(entry) for entry in await self._entries() if (entry.name, entry.version) == wanted)
 
     def _to_wire(self, entry: ModelEntry) -> models_pb2.ModelVersion:
         return to_wire(entry, self._fleet.state_of(f"{entry.name}/{entry.version}"))

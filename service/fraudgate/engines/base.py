@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from time import perf_counter_ns
 from typing import NamedTuple, Protocol
 
+from fraudgate.engines.pacing import PAUSE_RUNS, pause
 from fraudgate.engines.repository import Thresholds
 from fraudgate.errors import EngineFailed, EngineRefused
 from fraudgate.tensors import Slab
@@ -68,7 +69,9 @@ def warm_up(engine: Engine) -> int:
     """Run on zeros; the median run in nanoseconds. Binds a slab of its own. Raises EngineRefused."""
     engine.bind([Slab(engine.features)])
     runs_ns = []
-    for _ in range(WARM_UP_RUNS):
+    for run in range(WARM_UP_RUNS):
+        if run % PAUSE_RUNS == 0:
+            pause()
         start_ns = perf_counter_ns()
         try:
             engine.run(0)

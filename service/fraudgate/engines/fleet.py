@@ -22,7 +22,7 @@ from fraudgate.engines.bounds import BOUNDS, Bounds
 from fraudgate.engines.loading import Opened, score_bits
 from fraudgate.engines.routes import Canary, Member, Route, Shadow, Tier
 from fraudgate.engines.trial import WHOLE_PERCENT, Trial
-from fraudgate.errors import EngineFailed, EngineRefused
+from fraudgate.errors import EngineRefused
 from fraudgate.limits import ENGINE_BUDGET_NS, MILLISECOND_NS, SECOND_NS
 
 STAGES_PERCENT = (5, 25, 50, WHOLE_PERCENT)
@@ -32,8 +32,9 @@ LARGE_SOUND_NS = 10 * SECOND_NS
 """So long a dropped large engine has to be sound before it is asked again: a burst of load may have made it slow."""
 SCORES_MIN = 1_000
 """Scores of a trial, from which they can be a reference."""
-_RUNS = 8
 _SLOWER_MAX = 10
+_SLOW_RUNS, _SLOW_NS = 5, SECOND_NS // 10
+"""So many slow runs in a row, or at least two that take so long together, speak against an engine."""
 _EVENTS = 64
 
 
@@ -55,7 +56,8 @@ class Loaded:
     member: Member
     scores: Bins | None = None
     """The reference of its scores: published with it, or those of its trial."""
-    _runs_ns: deque[int] = field(default_factory=lambda: deque(maxlen=_RUNS))
+    _runs_ns: list[int] = field(default_factory=list)
+    """The slow runs since the last one that was not."""
 
     @property
     def engine(self) -> Engine:
@@ -70,14 +72,21 @@ class Loaded:
         started_ns = clock()
         try:
             bits = score_bits(await self.member.inference.infer(self.opened.golden_slot))
-        except EngineFailed as failure:
-            return str(failure)
+        except Exception as failure:  # an engine that raises what it should not must go all the more
+            return str(failure) or repr(failure)
         self._runs_ns.append(clock() - started_ns)
         if bits != self.opened.golden_bits:
             return "its golden rows have other scores than when it was loaded"
+        return self._slowness()
+
+    def _slowness(self) -> str:
+        """Once is the machine's fault, again and again the engine's: the slower, the sooner."""
         bound_ns = min(max(_SLOWER_MAX * self.engine.run_ns, MILLISECOND_NS), ENGINE_BUDGET_NS)
-        if len(self._runs_ns) == _RUNS and min(self._runs_ns) > bound_ns:
-            return f"a run takes {min(self._runs_ns) / 1e6:.1f} ms, at most {bound_ns / 1e6:.1f} are allowed"
+        if self._runs_ns[-1] <= bound_ns:
+            self._runs_ns.clear()
+        runs, fastest_ns = len(self._runs_ns), min(self._runs_ns, default=0)
+        if runs == _SLOW_RUNS or (runs > 1 and sum(self._runs_ns) > _SLOW_NS):
+            return f"a run takes {fastest_ns / 1e6:.1f} ms, at most {bound_ns / 1e6:.1f} are allowed"
         return ""
 
 
@@ -140,7 +149,8 @@ class Fleet:
     def shadow(self, loaded: Loaded | None) -> None:
         """Let an engine score every batch and decide nothing; None ends that. Raises EngineRefused."""
         if loaded is None:
-            self._end_trial("out of the shadow")
+            if self._on_trial is not None and isinstance(self._on_trial.route, Shadow):
+                self._end_trial("out of the shadow")
             return
         self._refuse_live(loaded)
         self._end_trial("replaced by another")

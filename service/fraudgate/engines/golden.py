@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from fraudgate.engines.base import Engine
+from fraudgate.engines.pacing import PAUSE_RUNS, pause
 from fraudgate.engines.repository import Thresholds
 from fraudgate.errors import EngineRefused
 from fraudgate.limits import BATCH_ROWS_MAX
@@ -110,6 +111,7 @@ def check(engine: Engine, golden: Golden) -> bool:
     """
     if golden.features.shape[1] != engine.features:
         raise EngineRefused(f"golden rows have {golden.features.shape[1]} features, the graph takes {engine.features}")
+    pause()
     features = golden.features.astype(np.float64)
     scores = score(engine, features)
     if not ((scores >= 0) & (scores <= 1)).all():
@@ -137,6 +139,8 @@ def score(engine: Engine, features: Float64) -> Float32:
         rows = features[start : start + BATCH_ROWS_MAX]
         slab.pack(rows)
         scores[start : start + len(rows)] = engine.run(0)[: len(rows)]
+        if start % (PAUSE_RUNS * BATCH_ROWS_MAX) == 0:
+            pause()
     return scores
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from fraudgate.engines import golden
 from fraudgate.engines.base import Engine
+from fraudgate.engines.pacing import pause
 from fraudgate.engines.placement import InlineEngine, ThreadedEngine, place
 from fraudgate.engines.repository import GOLDEN, read_files, read_manifest
 from fraudgate.limits import BATCH_ROWS_MAX
@@ -30,10 +31,12 @@ class Opened(NamedTuple):
 
 def bound(engine: Engine, directory: Path, slabs: Sequence[Slab]) -> Opened:
     """Bind an engine that was opened from ``directory``. Raises EngineRefused where that cannot be read any more."""
+    pause()
     rows = Slab(engine.features)
     files = read_files(directory, read_manifest(directory))
     if GOLDEN in files:
         rows.pack(golden.decode(files[GOLDEN]).features[:BATCH_ROWS_MAX].astype(np.float64))
+    pause()
     engine.bind([*slabs, rows])
     slot = len(slabs)
     return Opened(engine, place(engine), slot, score_bits(engine.run(slot)))

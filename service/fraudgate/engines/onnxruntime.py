@@ -11,6 +11,7 @@ import onnxruntime as ort
 from fraudgate.engines import golden
 from fraudgate.engines.base import EngineInfo, warm_up
 from fraudgate.engines.graph import check_graph
+from fraudgate.engines.pacing import pause
 from fraudgate.engines.providers import engine_cache, make_private, provider_options
 from fraudgate.engines.repository import (
     GOLDEN,
@@ -76,7 +77,9 @@ class OnnxEngine:
         cache_dir: Path | None = None,
     ) -> None:
         """An engine on bytes that are not published yet; ``load`` is the way for those that are."""
+        pause()
         check_graph(model)
+        pause()
         cache_dir = cache_dir or engine_cache()
         self._session, used = _open_session(model, manifest.graph_optimisation, provider, allow_fallback, cache_dir)
         inputs = [_tensor(argument) for argument in self._session.get_inputs()]

@@ -17,7 +17,7 @@ from typing import Annotated, Literal, NamedTuple
 import msgspec
 from msgspec import Meta, Struct
 
-from fraudgate.errors import EngineRefused
+from fraudgate.errors import EngineRefused, ModelMissing
 from fraudgate.limits import BATCH_ROWS_MAX
 
 MANIFEST = "manifest.json"
@@ -185,15 +185,15 @@ def list_models(root: Path) -> list[ModelEntry]:
 def resolve(root: Path, name: str, version: str | None = None) -> Path:
     """The directory of a version; without ``version`` of the one published last.
 
-    A version that cannot be read is never passed over in silence: it might be the newest.
+    A version that cannot be read is never passed over in silence: it might be the newest. Raises ModelMissing.
     """
     dirs = {path.name: path for path in _version_dirs(Path(root), name)}
     if not dirs:
         known = sorted({path.parent.name for path in _version_dirs(Path(root))})
-        raise EngineRefused(f"no model {name!r} in {root}; it holds: {', '.join(known) or 'nothing'}")
+        raise ModelMissing(f"no model {name!r} in {root}; it holds: {', '.join(known) or 'nothing'}")
     if version is not None:
         if version not in dirs:
-            raise EngineRefused(f"no version {version!r} of {name!r} in {root}; it holds: {', '.join(sorted(dirs))}")
+            raise ModelMissing(f"no version {version!r} of {name!r} in {root}; it holds: {', '.join(sorted(dirs))}")
         return dirs[version]
     return max(dirs.values(), key=lambda path: (read_manifest(path).published_at, path.name))
 

@@ -121,6 +121,7 @@ class Shadow:
     _slab: Slab = field(init=False)
     _thread: ThreadPoolExecutor = field(init=False)
     _running: "asyncio.Future[Float32] | None" = None
+    _closed: bool = False
 
     def __post_init__(self) -> None:
         self._slab = Slab(self.engine.features)
@@ -128,6 +129,8 @@ class Shadow:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="shadow")
 
     async def run(self, batch: Batch, verdict: Verdict) -> None:
+        if self._closed:  # while this batch was with the engines before
+            return
         if self._running is not None:
             self.skipped += 1
             return
@@ -147,7 +150,8 @@ class Shadow:
         self.watch()
 
     def close(self) -> None:
-        """Stop the thread after what it runs now."""
+        """Stop the thread after what it runs now; batches still come from those that were taken up before."""
+        self._closed = True
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 

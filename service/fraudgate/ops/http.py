@@ -53,7 +53,8 @@ def text(body: str, status: HTTPStatus = HTTPStatus.OK) -> Answer:
 class OpsServer:
     """Serves one recorder and its counters from background threads.
 
-    ``ready`` is called on those threads; true while the service takes calls. Port 0 takes a free one, see ``port``.
+    ``ready`` is called on those threads; true while the service takes calls. So is ``model``, which names what is live.
+    Port 0 takes a free one, see ``port``.
     """
 
     def __init__(
