@@ -27,7 +27,7 @@ import msgspec
 from benchmarks import traffic
 from benchmarks.native import EVENT_NOW, GRACE_NS, Place, Traffic, interval, saturate, service
 from fraudgate import load
-from fraudgate.engines.repository import publish, read_files, read_manifest
+from fraudgate.engines.repository import publish, read_files, read_manifest, resolve
 from fraudgate.errors import ConfigError
 from fraudgate.limits import SECOND_NS
 from fraudgate.scheduling import prefer_batches
@@ -44,7 +44,7 @@ CALL_SECONDS_MAX = 60.0
 
 def publish_versions(root: Path) -> None:
     """The published model under two names: what a change costs does not depend on what the scores are."""
-    (directory,) = PUBLISHED.iterdir()
+    directory = resolve(PUBLISHED.parent, MODEL)
     manifest = read_manifest(directory)
     files = read_files(directory, manifest)
     for version in VERSIONS:

@@ -126,7 +126,7 @@ the end of the week from {TRAIN_START}.
 def _tried(name: str) -> str:
     rows = json.loads(TRIED.read_text()).get(name, []) if TRIED.exists() else []
     if not rows:
-        return "## What was tried\n\nNothing but the ten seeds: the recipe is taken over from the `handbook` model."
+        return "## What was tried\n\nNothing but the seeds: the recipe is taken over from the `handbook` model."
     table = _table(
         ("recipe", "ramps", *HEADINGS),
         [(row["name"], str(row["ramps"]), *(row[key] for key in Quality._fields)) for row in rows],

@@ -66,6 +66,10 @@ def publish_small_model(root: Path, schema: FeatureSchema | None = None) -> Path
     return root
 
 
+IDEMPOTENCY_ENTRIES_MAX = 200_000
+"""More than any test sends. The default's 200 MB would be cleared anew for every server of this process."""
+
+
 def sections_of(models: Path, sections: Sections) -> dict[str, dict[str, Any]]:
     """A configuration on loopback ports of the system's choice, with a budget that a busy machine does not spend."""
     form: dict[str, dict[str, Any]] = {
@@ -73,6 +77,7 @@ def sections_of(models: Path, sections: Sections) -> dict[str, dict[str, Any]]:
         "batching": {"budget_ns": MINUTE_NS},
         "model": {"repository": str(models), "name": MODEL},
         "event_time": {"now": NOW},
+        "idempotency": {"entries_max": IDEMPOTENCY_ENTRIES_MAX},
     }
     for name, values in sections.items():
         form[name] = {**form.get(name, {}), **values}

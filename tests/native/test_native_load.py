@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from threading import Event
 from time import monotonic, time_ns
@@ -399,7 +400,10 @@ def test_an_interrupt_ends_a_run_early_and_it_is_reported(tmp_path: Path) -> Non
     with served(tell) as target:
         words = ["load", "--target", target, "--rate", "100", "--duration", "600", "--json", *NO_LAG_LIMIT]
         command = [sys.executable, "-m", "fraudgate", *words]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background job ignores it
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard
+        ) as process:
             assert began.wait(20)
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=20)

@@ -1,5 +1,6 @@
 """Probes against engines written in Python, sound and spoilt: what no graph can do, a leak, is caught here too."""
 
+import mmap
 from collections.abc import Callable
 
 import numpy as np
@@ -43,14 +44,15 @@ class FakeEngine:
 
 
 class LeakingEngine(FakeEngine):
-    """Keeps 8 KiB of each run."""
+    """Keeps 8 KiB of each run, in pages that this process did not have before."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.kept: list[bytes] = []
+        self.kept: list[mmap.mmap] = []
 
     def run(self, slot: int) -> np.ndarray:
-        self.kept.append(b"x" * 8_000 + bytes(200))
+        self.kept.append(mmap.mmap(-1, 8_192))
+        self.kept[-1].write(b"x" * 8_192)
         return super().run(slot)
 
 

@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from typing import Any, NamedTuple
@@ -88,7 +89,10 @@ class OpsServer:
     def close(self) -> None:
         """Stop listening; open connections end by themselves."""
         if self._thread.is_alive():
-            self._server.shutdown()
+            stopping = threading.Thread(target=self._server.shutdown)
+            stopping.start()
+            with suppress(OSError), socket.create_connection(self._server.server_address, _POLL_S):
+                stopping.join()  # the connection wakes the server, which else sees the wish at its next poll
             self._thread.join()
         self._server.server_close()
 
