@@ -91,7 +91,7 @@ class OpsServer:
         if self._thread.is_alive():
             stopping = threading.Thread(target=self._server.shutdown)
             stopping.start()
-            with suppress(OSError), socket.create_connection(self._server.server_address, _POLL_S):
+            with suppress(OSError), socket.create_connection((str(self._server.server_address[0]), self.port), _POLL_S):
                 stopping.join()  # the connection wakes the server, which else sees the wish at its next poll
             self._thread.join()
         self._server.server_close()
