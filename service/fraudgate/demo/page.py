@@ -49,7 +49,7 @@ def _tiles(result: Result) -> str:
 
 def _load(result: Result) -> str:
     probe = result.rates.probe
-    return f"half of the {probe:,.0f}/s that it carries from one client in Python" if probe else "the rate that was asked for"
+    return f"half of the {probe:,.0f}/s one client in Python can draw" if probe else "the rate that was asked for"
 
 
 def _best_published(result: Result) -> str:
