@@ -103,7 +103,7 @@ class Service:
         await self._set_serving(True)
         info = self.parts.engine.info
         proved = "bit-proved on this host" if info.bit_proved else "NOT bit-proved on this host"
-        self._say(f"model {info.name}/{info.version} {info.precision} on {info.provider}, {proved}")
+        self._say(f"model {info.model} {info.precision} on {info.provider}, {proved}")
         self._say(f"rules {self.parts.rules.version}, {len(self.parts.rules.rules)} rules")
         self._say(
             f"SERVING: grpc {config.server.data_address} (front end: {self._front.name}), control "

@@ -69,7 +69,7 @@ class Parts:
 
 def assemble(config: Config, say: Say) -> Parts:
     """Load the schema, engine, rules, store and log. Raises FraudgateError, saying what to do."""
-    schema = load_schema(config.features.schema)
+    schema = FeatureSchema.of(config.features.schema)
     slabs = [Slab(len(schema.names)) for _ in range(SLABS)]
     rules = RuleSet.load(config.rules.file or DEFAULT_RULES, schema.names)
     editions = Editions()
@@ -123,11 +123,6 @@ def assemble(config: Config, say: Say) -> Parts:
         drift=drift,
         pipeline=pipeline,
     )
-
-
-def load_schema(name: str) -> FeatureSchema:
-    """A packaged schema by name, or a file by its path."""
-    return FeatureSchema.load(Path(name)) if name.endswith(".toml") else FeatureSchema.named(name)
 
 
 def _live(loaded: Loaded, routes: tuple[Route, ...], rules: RuleSet) -> Live:
@@ -259,6 +254,6 @@ def _open_log(config: Config, schema: FeatureSchema, engine: Engine, rules: Rule
         "feature_names": ",".join(schema.names),
         "schema_fingerprint": schema.fingerprint,
         "ruleset_version": rules.version,
-        "model": f"{engine.info.name}/{engine.info.version} {engine.info.engine_digest}",
+        "model": f"{engine.info.model} {engine.info.engine_digest}",
     }
     return BatchLog(config.log.dir, metadata, rotate_bytes=config.log.rotate_bytes)

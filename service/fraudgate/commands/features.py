@@ -15,8 +15,9 @@ from pathlib import Path
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any
 
+from fraudgate.commands.control_plane import channel_to
 from fraudgate.config import Server
-from fraudgate.errors import ConfigError, FraudgateError
+from fraudgate.errors import ConfigError
 from fraudgate.limits import LATENESS_SECONDS_MAX, SECOND_NS
 from fraudgate.transaction import ENTITIES
 
@@ -93,14 +94,15 @@ def _write(form: dict[str, Any], lines: list[str], file: str | None) -> None:
 
 
 def _load(args: argparse.Namespace) -> int:
-    from fraudgate.assembly import load_history, load_schema  # half a second that ``snapshot`` does not need
+    from fraudgate.assembly import load_history  # half a second that ``snapshot`` does not need
     from fraudgate.features.embedded import EmbeddedStore
+    from fraudgate.features.schema import FeatureSchema
     from fraudgate.features.snapshot import FILE_NAME
 
     path = args.state / FILE_NAME
     if path.exists():
         raise ConfigError(f"{path} exists, and loading would replace it: delete it first, or name another --state")
-    store = EmbeddedStore(load_schema(args.schema), lateness_seconds_max=args.lateness_seconds_max)
+    store = EmbeddedStore(FeatureSchema.of(args.schema), lateness_seconds_max=args.lateness_seconds_max)
     started_ns = monotonic_ns()
     rows = sum(load_history(store, file) for file in args.files)
     rate = round(rows * SECOND_NS / (monotonic_ns() - started_ns))
@@ -147,11 +149,10 @@ def _load_lines(form: dict[str, Any]) -> list[str]:
 
 
 def _dump(args: argparse.Namespace) -> int:
-    from fraudgate.assembly import load_schema
     from fraudgate.features.embedded import EmbeddedStore
-    from fraudgate.features.schema import Profile
+    from fraudgate.features.schema import FeatureSchema, Profile
 
-    schema = load_schema(args.schema)
+    schema = FeatureSchema.of(args.schema)
     store = EmbeddedStore.restore(args.state, schema, lateness_seconds_max=args.lateness_seconds_max)
     view = store.read_entity(args.entity, args.id, args.at)
     profiles = [each for each in schema.features if isinstance(each, Profile) and each.entity == args.entity]
@@ -194,16 +195,11 @@ def _dump_lines(form: dict[str, Any]) -> list[str]:
 
 
 def _snapshot(args: argparse.Namespace) -> int:
-    import grpc  # 0.1 s that the other verbs need not wait for before they refuse
-
     from fraudgate.v1 import features_pb2, features_pb2_grpc
 
-    with grpc.insecure_channel(args.target) as channel:
+    with channel_to(args.target, f"{args.target}: no snapshot") as channel:
         stub = features_pb2_grpc.FeatureServiceStub(channel)
-        try:
-            written = stub.Snapshot(features_pb2.SnapshotRequest(), timeout=SNAPSHOT_SECONDS_MAX)
-        except grpc.RpcError as error:
-            raise FraudgateError(f"{args.target}: no snapshot: {error.code().name}: {error.details()}") from error
+        written = stub.Snapshot(features_pb2.SnapshotRequest(), timeout=SNAPSHOT_SECONDS_MAX)
     form = {
         "directory": written.directory,
         "size_bytes": written.size_bytes,

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from fraudgate.commands.control_plane import channel_to
 from fraudgate.config import Server
-from fraudgate.errors import ConfigError, FraudgateError
+from fraudgate.errors import ConfigError
 
 if TYPE_CHECKING:
     from fraudgate.v1 import models_pb2, models_pb2_grpc
@@ -66,15 +67,10 @@ def _name_and_version(model: str) -> tuple[str, str]:
 
 @contextmanager
 def _server(target: str, wish: str) -> Iterator["models_pb2_grpc.ModelServiceStub"]:
-    import grpc  # 0.1 s that the other verbs need not wait for
-
     from fraudgate.v1 import models_pb2_grpc
 
-    with grpc.insecure_channel(target) as channel:
-        try:
-            yield models_pb2_grpc.ModelServiceStub(channel)
-        except grpc.RpcError as error:
-            raise FraudgateError(f"{target}: no {wish}: {error.code().name}: {error.details()}") from error
+    with channel_to(target, f"{target}: no {wish}") as channel:
+        yield models_pb2_grpc.ModelServiceStub(channel)
 
 
 def _promote(args: argparse.Namespace) -> Answer:

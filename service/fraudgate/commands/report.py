@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fraudgate.commands.control_plane import channel_to
 from fraudgate.drift.watch import DriftReport, FeatureDrift
 from fraudgate.engines.report import EngineState, FleetReport, TierReport, TrialReport
 from fraudgate.errors import ConfigError, FraudgateError
@@ -78,16 +79,11 @@ def _report(args: argparse.Namespace) -> Report:
 
 
 def _live(target: str) -> Report:
-    import grpc  # 0.1 s that a report from files does not need
-
     from fraudgate.v1 import latency_pb2, latency_pb2_grpc
 
-    with grpc.insecure_channel(target) as channel:
+    with channel_to(target, f"{target} does not answer") as channel:
         stub = latency_pb2_grpc.LatencyServiceStub(channel)
-        try:
-            answer = stub.GetLatencyReport(latency_pb2.GetLatencyReportRequest(), timeout=_TIMEOUT_S)
-        except grpc.RpcError as error:
-            raise FraudgateError(f"{target} does not answer: {error.code().name}: {error.details()}") from error
+        answer = stub.GetLatencyReport(latency_pb2.GetLatencyReportRequest(), timeout=_TIMEOUT_S)
     stages = tuple(StageLatency(**_fields(StageLatency, stage)) for stage in answer.stages)
     latency = LatencyReport(answer.budget_ns, answer.interval_ns, stages, answer.over_budget)
     drift = _drift(answer.drift) if answer.HasField("drift") else None

@@ -1,10 +1,11 @@
 """ModelService: the model repository over gRPC, and what is live. Runs on the scoring loop, between two batches."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
 from google.rpc import code_pb2
@@ -55,9 +56,8 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
     async def LoadModel(  # noqa: N802 - the name is the protocol's
         self, request: models_pb2.LoadModelRequest, context: Any
     ) -> models_pb2.LoadModelResponse:
-        async with self._busy:
-            directory = await self._directory(context, request.name, request.version)
-            _, entry, lines = await self._loaded(context, directory)
+        async with self._busy, _refusing(context):
+            _, entry, lines = await self._loaded(request.name, request.version)
         return models_pb2.LoadModelResponse(model=self._to_wire(entry), checks=lines)
 
     async def PromoteModel(  # noqa: N802 - the name is the protocol's
@@ -66,13 +66,9 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
         gate = await self._gate(context, request)
         if len(request.stages_percent) > _STAGES_MAX:
             await abort(context, refusals.invalid("stages_percent", f"has more than {_STAGES_MAX} entries"))
-        async with self._busy:
-            directory = await self._directory(context, request.name, request.version)
-            loaded, entry, _ = await self._loaded(context, directory)
-            try:
-                self._fleet.promote(loaded, list(request.stages_percent) or STAGES_PERCENT, gate)
-            except EngineRefused as refused:
-                await _refuse(context, refused)
+        async with self._busy, _refusing(context):
+            loaded, entry, _ = await self._loaded(request.name, request.version)
+            self._fleet.promote(loaded, list(request.stages_percent) or STAGES_PERCENT, gate)
         return models_pb2.PromoteModelResponse(model=self._to_wire(entry))
 
     async def RollbackModel(  # noqa: N802 - the name is the protocol's
@@ -80,25 +76,19 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
     ) -> models_pb2.RollbackModelResponse:
         if len(request.reason.encode()) > _REASON_BYTES_MAX:
             await abort(context, refusals.invalid("reason", f"is longer than {_REASON_BYTES_MAX} bytes"))
-        try:
+        async with _refusing(context):
             live = self._fleet.rollback(request.reason or "by hand")
-        except EngineRefused as refused:
-            await _refuse(context, refused)
         return models_pb2.RollbackModelResponse(live=self._to_wire(_entry_of(live)))
 
     async def SetShadow(  # noqa: N802 - the name is the protocol's
         self, request: models_pb2.SetShadowRequest, context: Any
     ) -> models_pb2.SetShadowResponse:
-        async with self._busy:
+        async with self._busy, _refusing(context):
             if not request.name:
                 self._fleet.shadow(None)
                 return models_pb2.SetShadowResponse()
-            directory = await self._directory(context, request.name, request.version)
-            loaded, entry, _ = await self._loaded(context, directory)
-            try:
-                self._fleet.shadow(loaded)
-            except EngineRefused as refused:
-                await _refuse(context, refused)
+            loaded, entry, _ = await self._loaded(request.name, request.version)
+            self._fleet.shadow(loaded)
         return models_pb2.SetShadowResponse(shadow=self._to_wire(entry))
 
     async def _gate(self, context: Any, request: models_pb2.PromoteModelRequest) -> Gate:
@@ -109,25 +99,15 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
             await abort(context, refusals.invalid("stage_seconds_min", f"is not within 0..{DAY_SECONDS}"))
         return Gate(request.stage_rows_min or GATE.rows_min, int(seconds * SECOND_NS))
 
-    async def _directory(self, context: Any, name: str, version: str) -> Path:
-        try:
-            return await asyncio.to_thread(resolve, self._root, name, version or None)
-        except ModelMissing as missing:
-            await abort(context, Refusal(code_pb2.NOT_FOUND, str(missing)))
-        except EngineRefused as refused:
-            await _refuse(context, refused)
-
-    async def _loaded(self, context: Any, directory: Path) -> tuple[Loaded, ModelEntry, list[str]]:
+    async def _loaded(self, name: str, version: str) -> tuple[Loaded, ModelEntry, list[str]]:
         """A version, and what its check found. Opened anew for every trial: a shadow has a thread."""
-        try:
-            manifest = await asyncio.to_thread(read_manifest, directory)
-            key = msgspec.json.encode(manifest), self._fleet.live.name
-            if key not in self._checked:
-                self._checked[key] = await self._check(directory, self._fleet.live.engine)
-            entry = ModelEntry(manifest.name, manifest.version, manifest, "")
-            return await self._open(directory), entry, self._checked[key]
-        except EngineRefused as refused:
-            await _refuse(context, refused)
+        directory = await asyncio.to_thread(resolve, self._root, name, version or None)
+        manifest = await asyncio.to_thread(read_manifest, directory)
+        key = msgspec.json.encode(manifest), self._fleet.live.name
+        if key not in self._checked:
+            self._checked[key] = await self._check(directory, self._fleet.live.engine)
+        entry = ModelEntry(manifest.name, manifest.version, manifest, "")
+        return await self._open(directory), entry, self._checked[key]
 
     async def _entries(self) -> list[ModelEntry]:
         # Files are read and hashed: on a thread, so that the loop does not stall.
@@ -141,8 +121,15 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
         return models_pb2.Trial(**asdict(report)) if report is not None else None
 
 
-async def _refuse(context: Any, refused: EngineRefused) -> NoReturn:
-    await abort(context, Refusal(code_pb2.FAILED_PRECONDITION, str(refused)))
+@asynccontextmanager
+async def _refusing(context: Any) -> AsyncIterator[None]:
+    """Within, a version that is not there ends the call NOT_FOUND, one that cannot be served FAILED_PRECONDITION."""
+    try:
+        yield
+    except ModelMissing as missing:
+        await abort(context, Refusal(code_pb2.NOT_FOUND, str(missing)))
+    except EngineRefused as refused:
+        await abort(context, Refusal(code_pb2.FAILED_PRECONDITION, str(refused)))
 
 
 def _entry_of(loaded: Loaded) -> ModelEntry:

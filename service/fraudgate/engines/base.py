@@ -35,6 +35,11 @@ class EngineInfo(NamedTuple):
     bit_proved: bool
     """The golden rows gave the expected bits on this host."""
 
+    @property
+    def model(self) -> str:
+        """NAME/VERSION, as people write it."""
+        return f"{self.name}/{self.version}"
+
 
 class Engine(Protocol):
     """Scores slabs of a fixed shape. One thread at a time calls it."""

@@ -135,7 +135,7 @@ def _digests(subject: Subject) -> str:
 
 def _schema(subject: Subject) -> str:
     named, manifest = subject.request.schema, subject.manifest
-    schemas = [_named(named)] if named else _packaged()
+    schemas = [FeatureSchema.of(named)] if named else _packaged()
     schema = next((schema for schema in schemas if schema.fingerprint == manifest.schema_fingerprint), None)
     if schema is None:
         names = ", ".join(f"{schema.name} {schema.fingerprint[:12]}" for schema in schemas)
@@ -145,10 +145,6 @@ def _schema(subject: Subject) -> str:
         raise EngineRefused(f"schema {schema.name} has {len(schema.names)} features, the manifest's inputs {widths}")
     subject.schema = schema
     return f"{schema.name} {schema.fingerprint}"
-
-
-def _named(name: str) -> FeatureSchema:
-    return FeatureSchema.load(name) if Path(name).suffix == ".toml" else FeatureSchema.named(name)
 
 
 def _packaged() -> list[FeatureSchema]:
@@ -242,7 +238,7 @@ def _against(subject: Subject) -> str:
         raise EngineRefused(f"{directory} has no {GOLDEN} to compare on")
     rows = golden.decode(files[GOLDEN])
     if rows.fp32 is not None and subject.rows.fp32 is None:
-        raise EngineRefused(f"published without FP32 scores, which {probes.named(other.info)} has: leave them in")
+        raise EngineRefused(f"published without FP32 scores, which {other.info.model} has: leave them in")
     return probes.against(subject.engine, other, rows, subject.request.effort.latency_runs)
 
 

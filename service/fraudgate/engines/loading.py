@@ -26,7 +26,7 @@ class Opened(NamedTuple):
 
     @property
     def name(self) -> str:
-        return f"{self.engine.info.name}/{self.engine.info.version}"
+        return self.engine.info.model
 
 
 def bound(engine: Engine, directory: Path, slabs: Sequence[Slab]) -> Opened:

@@ -108,7 +108,7 @@ class OnnxEngine:
 
     def __repr__(self) -> str:
         info = self.info
-        return f"<OnnxEngine {info.name}/{info.version} {info.precision} {info.provider} {self.run_ns / 1000:.1f} us>"
+        return f"<OnnxEngine {info.model} {info.precision} {info.provider} {self.run_ns / 1000:.1f} us>"
 
     def bind(self, slabs: Sequence[Slab]) -> None:
         """Bind the slabs as slots 0..len(slabs); earlier slots are forgotten."""
@@ -129,7 +129,7 @@ class OnnxEngine:
         try:
             self._run(binding, self._run_options)
         except Exception as error:  # the runtime's exceptions share no base class
-            raise EngineFailed(f"{self.info.name}/{self.info.version}: {error}") from error
+            raise EngineFailed(f"{self.info.model}: {error}") from error
         return scores
 
 

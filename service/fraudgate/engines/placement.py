@@ -19,7 +19,7 @@ class InlineEngine:
         self._engine = engine
 
     def __repr__(self) -> str:
-        return f"<InlineEngine {self._engine.info.name}/{self._engine.info.version}>"
+        return f"<InlineEngine {self._engine.info.model}>"
 
     async def infer(self, slot: int) -> Float32:
         """Scores of the slab ``slot``, float32[32]. Raises EngineFailed."""
@@ -37,7 +37,7 @@ class ThreadedEngine:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
 
     def __repr__(self) -> str:
-        return f"<ThreadedEngine {self._engine.info.name}/{self._engine.info.version}>"
+        return f"<ThreadedEngine {self._engine.info.model}>"
 
     async def infer(self, slot: int) -> Float32:
         """Scores of the slab ``slot``, float32[32]. Raises EngineFailed."""

@@ -12,7 +12,7 @@ from time import perf_counter_ns, thread_time_ns
 import numpy as np
 
 from fraudgate.engines import golden
-from fraudgate.engines.base import Engine, EngineInfo
+from fraudgate.engines.base import Engine
 from fraudgate.engines.golden import DIFFERENCE_MAX, Golden
 from fraudgate.engines.invariance import check_invariance
 from fraudgate.errors import EngineRefused
@@ -130,7 +130,7 @@ def against(engine: Engine, other: Engine, rows: Golden, runs: int) -> str:
         raise EngineRefused(
             f"{detail}: at least {AGREEMENT_MIN:.0%}, at most {LOGIT_SHIFT_MAX} and {SLOWER_MAX} times are allowed"
         )
-    return f"{named(other.info)}: {detail}"
+    return f"{other.info.model}: {detail}"
 
 
 def invariance(engine: Engine, rows: Golden, rows_max: int, contexts_per_row: int) -> str:
@@ -187,11 +187,6 @@ def memory(engine: Engine, calls: int, limit_ns: int, resident_bytes: Callable[[
     if grown > GROWTH_BYTES_MAX:
         raise EngineRefused(f"{detail}: at most {GROWTH_BYTES_MAX >> 10:,} KiB are allowed, the engine leaks")
     return detail
-
-
-def named(info: EngineInfo) -> str:
-    """The version, as people write it."""
-    return f"{info.name}/{info.version}"
 
 
 def _score(engine: Engine, features: Float32 | Float64) -> Float32:

@@ -62,7 +62,7 @@ class Replica:
             # Files are read and hashed, golden rows are run: on a thread, so that the loop does not stall.
             engine = await asyncio.to_thread(self._open_engine, info)
             if engine.info.engine_digest != info.engine_digest:
-                raise EngineRefused(f"{info.name}/{info.version} changed in the repository after it went live")
+                raise EngineRefused(f"{info.model} changed in the repository after it went live")
             slab = Slab(engine.features)
             engine.bind([slab])
             self._opened = _Opened(info, slab, place(engine))

@@ -72,9 +72,7 @@ class TensorRTEngine:
 
     def __repr__(self) -> str:
         info = self.info
-        return (
-            f"<TensorRTEngine {info.name}/{info.version} {info.precision} {info.provider} {self.run_ns / 1000:.1f} us>"
-        )
+        return f"<TensorRTEngine {info.model} {info.precision} {info.provider} {self.run_ns / 1000:.1f} us>"
 
     def bind(self, slabs: Sequence[Slab]) -> None:
         """Bind the slabs as slots 0..len(slabs); earlier slots are forgotten and their memory is given back."""

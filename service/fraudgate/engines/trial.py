@@ -7,6 +7,7 @@ up. Both engines score every row of a batch, so each row is a pair, and a bad en
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from math import sqrt
 from zlib import crc32
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from fraudgate.engines.bounds import BOUNDS, Bounds
 from fraudgate.guardrails.decision import UNSCORED, Thresholds
+from fraudgate.limits import BATCH_ROWS_MAX
 from fraudgate.transaction import Bool, Float32, Float64
 
 WHOLE_PERCENT = 100
@@ -21,6 +23,7 @@ _SIGMAS = 4
 """A share is over its bound when it is by so many standard deviations of chance."""
 _KEPT_ROWS = 1_024
 _KEPT_BATCHES = 512
+_SHAPE_PAIRS = _KEPT_ROWS // BATCH_ROWS_MAX
 _SHAPE_BATCHES = 8
 
 
@@ -45,8 +48,8 @@ class Trial:
     difference_max: float = 0.0
     run_ns: float = 0.0
     """A moving mean."""
-    _pairs: list[tuple[Float32, Float32]] = field(default_factory=list)
-    _scores: deque[Float32] = field(default_factory=lambda: deque(maxlen=_KEPT_BATCHES))
+    _pairs: deque[tuple[Float32, Float32]] = field(default_factory=lambda: deque(maxlen=_KEPT_BATCHES))
+    """(live, trial) of the latest batches."""
     _batches: int = 0
     _problem: str = ""
 
@@ -69,15 +72,13 @@ class Trial:
         self.difference_sum += float(difference.sum())
         self.difference_max = max(self.difference_max, float(difference.max(initial=0.0)))
         self._pairs.append((live, trial))
-        del self._pairs[: -_KEPT_ROWS // 32]
-        self._scores.append(trial)
         self._batches += 1
         self._problem = self._problem or self._judge()
 
     @property
     def scores(self) -> Float32:
         """The usable scores of the engine on trial, float32[n], those of the latest batches."""
-        return np.concatenate((np.zeros(0, np.float32), *self._scores))
+        return np.concatenate((np.zeros(0, np.float32), *(trial for _, trial in self._pairs)))
 
     @property
     def difference_mean(self) -> float:
@@ -106,7 +107,8 @@ class Trial:
         return self._shape_problem() if self.rows <= _KEPT_ROWS or self._batches % _SHAPE_BATCHES == 0 else ""
 
     def _shape_problem(self) -> str:
-        live, trial = (np.concatenate(side) for side in zip(*self._pairs, strict=True))
+        latest = islice(self._pairs, max(len(self._pairs) - _SHAPE_PAIRS, 0), None)
+        live, trial = (np.concatenate(side) for side in zip(*latest, strict=True))
         ranks, live_ranks = _dense_ranks(trial), _dense_ranks(live)
         few, many = int(ranks.max()) + 1, int(live_ranks.max()) + 1
         if few < self.bounds.distinct_share_min * many:

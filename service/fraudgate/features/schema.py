@@ -146,6 +146,11 @@ class FeatureSchema:
         return cls.load(SCHEMAS_DIRECTORY / f"{name}.toml")
 
     @classmethod
+    def of(cls, name: str) -> "FeatureSchema":
+        """A packaged schema by its name, or a file by a path that ends in .toml."""
+        return cls.load(name) if name.endswith(".toml") else cls.named(name)
+
+    @classmethod
     def parse(cls, text: str, file: str = "<schema>") -> "FeatureSchema":
         """Parse the text of a schema file; ``file`` is its name in messages."""
         try:
