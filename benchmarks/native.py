@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -169,9 +170,13 @@ def saturate(place: Place, in_flight: int = IN_FLIGHT) -> Saturated:
 
 
 def _cpu_ns(place: Place) -> int:
-    """CPU of all threads of the process, to the nanosecond."""
-    tasks = Path(f"/proc/{place.server.pid}/task").iterdir()
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
+    """CPU of the process, threads that have ended included: the scheduler's own sum, to the nanosecond."""
+    return time.clock_gettime_ns(_cpu_clock(place.server.pid))
+
+
+def _cpu_clock(pid: int) -> int:
+    """What clock_getcpuclockid(3) answers on Linux: CPUCLOCK_SCHED of a whole process."""
+    return ~pid << 3 | 2
 
 
 def _thread_ns(place: Place) -> int:
