@@ -11,183 +11,36 @@ from collections.abc import Mapping
 from datetime import datetime
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import msgspec
 
 from fraudgate import limits
-from fraudgate.engines.bounds import BOUNDS
 from fraudgate.errors import ConfigError
+from fraudgate.sections import (
+    Batching,
+    Drift,
+    EventTime,
+    Features,
+    Idempotency,
+    Ingress,
+    Log,
+    Model,
+    Rules,
+    Section,
+    Server,
+    State,
+    Tier,
+    Tls,
+    Trial,
+)
 
 ENVIRONMENT_PREFIX = "FRAUDGATE_"
 OTHER_VARIABLES = frozenset({"FRAUDGATE_DATA", "FRAUDGATE_TRAIN_VENV"})
 """Variables with the prefix that are no settings."""
 
 
-_Positive = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
-_NotNegative = Annotated[int, msgspec.Meta(ge=0)]
-_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
-_Span = Annotated[int, msgspec.Meta(ge=0, le=10 * 366 * limits.DAY_SECONDS)]
-_DriftRows = Annotated[int, msgspec.Meta(ge=1_000, le=1_000_000)]
-_Patience = Annotated[float, msgspec.Meta(gt=0, le=limits.DAY_SECONDS)]
-_Wait = Annotated[float, msgspec.Meta(ge=0, le=limits.DAY_SECONDS)]
-
-
-class _Section(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """A section of the file."""
-
-
-class Server(_Section, forbid_unknown_fields=True, frozen=True):
-    """Addresses. An address other than loopback needs [tls], or ``insecure``."""
-
-    data_address: str = "127.0.0.1:50051"
-    control_address: str = "127.0.0.1:50052"
-    ops_address: str = "127.0.0.1:8080"
-    frontend: Literal["auto", "native", "aio"] = "auto"
-    """auto = native where fraudgate-ingress is installed, else aio."""
-    insecure: bool = False
-    streams_max: _Positive = 4_096
-    """Concurrent calls of one connection."""
-    drain_notice_seconds: _Wait = 0.0
-    drain_max_seconds: Annotated[float, msgspec.Meta(gt=0, le=limits.DAY_SECONDS)] = (
-        limits.DRAIN_NS_MAX / limits.SECOND_NS
-    )
-
-
-class Tls(_Section, forbid_unknown_fields=True, frozen=True):
-    """PEM files of the data plane; ``client_ca`` asks clients for a certificate."""
-
-    cert: str = ""
-    key: str = ""
-    client_ca: str = ""
-
-
-class Ingress(_Section, forbid_unknown_fields=True, frozen=True):
-    """What the native front end lets a peer do to it. Streams of a connection: ``server.streams_max``."""
-
-    connections_max: _Positive = 16_384
-    header_list_bytes_max: _Positive = 16_384
-    reset_streams_max: _Positive = 1_024
-    """Resets of streams for which a connection is closed: those not yet handled (rapid resets), and over its life those
-    that it made necessary (refused streams, stream errors)."""
-    handshake_seconds_max: _Patience = 5.0
-    """From accepting a connection to its HTTP/2 preface; of TLS again as long."""
-    message_seconds_max: _Patience = 10.0
-    """From a call's headers to the end of its message."""
-    keepalive_seconds: _Patience = 60.0
-    """A peer that is silent for so long is sent a ping."""
-    keepalive_seconds_max: _Patience = 20.0
-    """How long the ping may stay unanswered."""
-    write_stall_seconds_max: _Patience = 10.0
-    """How long a peer may leave its answers unread once the socket is full."""
-
-
-class Batching(_Section, forbid_unknown_fields=True, frozen=True):
-    """The gate."""
-
-    policy: Literal["fixed", "eager"] = "fixed"
-    gate_ns: int = limits.GATE_NS
-    queue_rows_max: int = limits.QUEUE_ROWS_MAX
-    budget_ns: _NotNegative = limits.BUDGET_NS
-    """0 = no budget: a measuring aid, never for payments."""
-
-
-class Features(_Section, forbid_unknown_fields=True, frozen=True):
-    """The store."""
-
-    schema: str = "handbook"
-    """A packaged schema's name, or a path that ends in .toml."""
-    history: str = ""
-    """A Parquet file of past events to load at start."""
-    lateness_seconds_max: _Span = limits.LATENESS_SECONDS_MAX
-
-
-class Model(_Section, forbid_unknown_fields=True, frozen=True):
-    """The engine."""
-
-    repository: str = "models/repository"
-    name: str = "handbook"
-    version: str = ""
-    """Empty = the newest."""
-    provider: Literal["cpu", "cuda", "tensorrt"] = "cpu"
-    allow_fallback: bool = False
-    cache_dir: str = ""
-    """Where the tensorrt provider keeps compiled engines and timings; empty = the user's cache."""
-
-
-class Tier(_Section, forbid_unknown_fields=True, frozen=True):
-    """A larger engine for the scores within a band."""
-
-    name: str = ""
-    """Empty = there is none."""
-    version: str = ""
-    """Empty = the newest."""
-    low: _Share = 0.02
-    high: _Share = 0.5
-    wait_ns_max: _NotNegative = limits.BUDGET_NS // 2
-    """A batch whose oldest row has waited longer is left to the small engine."""
-
-
-class Trial(_Section, forbid_unknown_fields=True, frozen=True):
-    """What an engine in the shadow, or deciding as a canary, may do before it goes. See ``engines.trial.Bounds``."""
-
-    rows_min: _Positive = BOUNDS.rows_min
-    difference_mean_max: _Share = BOUNDS.difference_mean_max
-    flips_share_max: _Share = BOUNDS.flips_share_max
-    correlation_min: _Share = BOUNDS.correlation_min
-    distinct_share_min: _Share = BOUNDS.distinct_share_min
-    run_ns_max: _Positive = BOUNDS.run_ns_max
-
-
-class Rules(_Section, forbid_unknown_fields=True, frozen=True):
-    """The rule set."""
-
-    file: str = ""
-    """Empty = the packaged default."""
-
-
-class Idempotency(_Section, forbid_unknown_fields=True, frozen=True):
-    """Retries."""
-
-    enabled: bool = True
-    entries_max: int = limits.IDEMPOTENCY_ENTRIES_MAX
-    lifetime_seconds: _Positive = limits.IDEMPOTENCY_LIFETIME_NS // limits.SECOND_NS
-
-
-class EventTime(_Section, forbid_unknown_fields=True, frozen=True):
-    """Which event times are accepted."""
-
-    future_max_seconds: _Span = limits.EVENT_TIME_FUTURE_NS_MAX // limits.SECOND_NS
-    now: str = ""
-    """An ISO 8601 instant that stands for the wall clock in a replay; empty = the wall clock."""
-
-
-class Log(_Section, forbid_unknown_fields=True, frozen=True):
-    """The batch log."""
-
-    dir: str = ""
-    """Empty = no log."""
-    rotate_bytes: _Positive = 64 << 20
-
-
-class State(_Section, forbid_unknown_fields=True, frozen=True):
-    """Snapshots."""
-
-    dir: str = ""
-    """Where the drain writes windows, outcomes and the idempotency table, and the start reads them; empty = nowhere."""
-
-
-class Drift(_Section, forbid_unknown_fields=True, frozen=True):
-    """Live transactions against the model's reference, or against the first live ones where it has none."""
-
-    enabled: bool = True
-    window_rows: _DriftRows = 10_000
-    """The last transactions, which are compared."""
-    reference_rows: _DriftRows = 20_000
-    """The first transactions, which are the reference of a model that has none."""
-
-
-class Config(_Section, forbid_unknown_fields=True, frozen=True):
+class Config(Section, forbid_unknown_fields=True, frozen=True):
     """Everything that can be set."""
 
     server: Server = Server()

@@ -16,9 +16,9 @@ from time import monotonic_ns
 from typing import TYPE_CHECKING, Any
 
 from fraudgate.commands.control_plane import channel_to
-from fraudgate.config import Server
 from fraudgate.errors import ConfigError
 from fraudgate.limits import LATENESS_SECONDS_MAX, SECOND_NS
+from fraudgate.sections import Server
 from fraudgate.transaction import ENTITIES
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from fraudgate.commands.control_plane import channel_to
-from fraudgate.config import Server
 from fraudgate.errors import ConfigError
+from fraudgate.sections import Server
 
 if TYPE_CHECKING:
     from fraudgate.v1 import models_pb2, models_pb2_grpc

@@ -26,7 +26,6 @@ import sys
 from pathlib import Path
 from time import monotonic, time_ns
 
-from fraudgate.config import Server
 from fraudgate.errors import ConfigError
 from fraudgate.latency.histogram import summarise
 from fraudgate.latency.report import render_table
@@ -45,6 +44,7 @@ from fraudgate.load import (
     simulated_rows,
 )
 from fraudgate.progress import Progress
+from fraudgate.sections import Server
 
 HELP = "send load to a running server and measure what a caller sees"
 _RUN = re.compile(r"[A-Za-z0-9._-]{1,40}")

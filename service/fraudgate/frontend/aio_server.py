@@ -9,13 +9,14 @@ from grpc_reflection.v1alpha import reflection
 
 from fraudgate.batching.batcher import Batcher
 from fraudgate.clock import monotonic_ns
-from fraudgate.config import Config, Tls
+from fraudgate.config import Config
 from fraudgate.editions import Editions
 from fraudgate.errors import ConfigError, address_taken
 from fraudgate.frontend import aio
 from fraudgate.frontend.door import Door, Entry
 from fraudgate.latency.recorder import Counters, Recorder
 from fraudgate.pipeline import Pipeline
+from fraudgate.sections import Tls
 
 
 class AioFrontend:
