@@ -12,7 +12,7 @@ import uvloop
 from grpc_health.v1 import health, health_pb2
 
 from benchmarks.echo_server import READY
-from fraudgate import config
+from fraudgate import config, sections
 from fraudgate.frontend import native
 from fraudgate.frontend.side import SideDoor
 from fraudgate.latency.histogram import CELLS
@@ -21,7 +21,7 @@ from fraudgate.scheduling import prefer_batches
 
 async def serve(port: int) -> None:
     """Serve for ever; the process is ended by a signal."""
-    server = config.Server(data_address=f"127.0.0.1:{port}")
+    server = sections.Server(data_address=f"127.0.0.1:{port}")
     settings = native.settings(msgspec.structs.replace(config.Config(), server=server), READY.SerializeToString())
     echo = fraudgate_ingress.Ingress(settings, native.refusal_table(), np.zeros(CELLS, np.int64))
     servicer = health.aio.HealthServicer()

@@ -21,7 +21,7 @@ from time import monotonic_ns, thread_time_ns
 import msgspec
 
 from benchmarks import traffic
-from fraudgate import config, wheel
+from fraudgate import config, sections, wheel
 from fraudgate.assembly import Parts, assemble
 from fraudgate.frontend.codec import Renderer, request_batch, request_columns
 from fraudgate.frontend.native_columns import NativeColumns, record_batch
@@ -36,7 +36,7 @@ NO_DEADLINES = [0] * BATCH_ROWS_MAX
 def settings(log_dir: str = "") -> config.Config:
     """The defaults, and a batch log where asked for. No budget: a pause of the machine refuses nothing."""
     return msgspec.structs.replace(
-        config.load(None), log=config.Log(dir=log_dir), batching=config.Batching(budget_ns=0)
+        config.load(None), log=sections.Log(dir=log_dir), batching=sections.Batching(budget_ns=0)
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fraudgate import config, limits
+from fraudgate import config, limits, sections
 from fraudgate.errors import ConfigError
 
 
@@ -28,7 +28,7 @@ def test_the_defaults_are_the_contract() -> None:
     assert settings == config.Config()
     assert (settings.server.data_address, settings.server.control_address) == ("127.0.0.1:50051", "127.0.0.1:50052")
     assert settings.server.ops_address == "127.0.0.1:8080"
-    assert settings.batching == config.Batching("fixed", limits.GATE_NS, limits.QUEUE_ROWS_MAX, limits.BUDGET_NS)
+    assert settings.batching == sections.Batching("fixed", limits.GATE_NS, limits.QUEUE_ROWS_MAX, limits.BUDGET_NS)
     assert (settings.model.repository, settings.model.version) == ("models/repository", "")
     assert (settings.idempotency.enabled, settings.idempotency.lifetime_seconds) == (True, 3_600)
     assert settings.idempotency.entries_max == 2_000_000
@@ -41,9 +41,9 @@ def test_the_defaults_are_the_contract() -> None:
 
 def test_a_file_sets_what_it_names_and_nothing_else(tmp_path: Path) -> None:
     settings = load(tmp_path, '[batching]\npolicy = "eager"\n[model]\nname = "simulated"\n')
-    assert settings.batching == config.Batching(policy="eager")
+    assert settings.batching == sections.Batching(policy="eager")
     assert settings.model == config.Model(name="simulated")
-    assert settings.server == config.Server()
+    assert settings.server == sections.Server()
 
 
 def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
