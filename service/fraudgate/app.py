@@ -22,6 +22,7 @@ from fraudgate.control.latency import LatencyServicer
 from fraudgate.control.models import ModelServicer
 from fraudgate.control.outcomes import OutcomeServicer
 from fraudgate.control.patrol import Patrol
+from fraudgate.engines.repository import read_version
 from fraudgate.frontend import aio, refusals
 from fraudgate.frontend.aio_server import check_certificates, listen
 from fraudgate.frontend.choice import choose
@@ -126,7 +127,7 @@ class Service:
             root,
             lambda: parts.engine,
             lambda: self._ready,
-            lambda info: parts.engines.engine(parts.engines.path(info.name, info.version)),
+            lambda info: parts.engines.engine(read_version(parts.engines.path(info.name, info.version))),
         )
         grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(inference, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

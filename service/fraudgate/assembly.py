@@ -81,7 +81,7 @@ def assemble(config: Config, say: Say) -> Parts:
     recorder, counters = Recorder(monotonic_ns(), config.batching.budget_ns), Counters()
     counters.add_source(wheel.counts)
     log = _open_log(config, schema, loaded.engine, rules)
-    drift = load_drift(config, schema, engines, loaded, say)
+    drift = load_drift(config, schema, loaded, say)
     large = engines.large(monotonic_ns)
     future_ns = config.event_time.future_max_seconds * SECOND_NS
     pipeline = Pipeline(
@@ -130,12 +130,12 @@ def _live(loaded: Loaded, routes: tuple[Route, ...], rules: RuleSet) -> Live:
     return Live(member.inference, member.thresholds, rules, member.edition, routes)
 
 
-def load_drift(config: Config, schema: FeatureSchema, engines: Engines, loaded: Loaded, say: Say) -> DriftWatch | None:
-    """The drift watch, on the model's own reference where it has one; None when switched off. Raises EngineRefused."""
+def load_drift(config: Config, schema: FeatureSchema, loaded: Loaded, say: Say) -> DriftWatch | None:
+    """The drift watch, on the model's own reference where it has one; None when switched off."""
     settings = config.drift
     if not settings.enabled:
         return None
-    reference = engines.reference(engines.path(loaded.engine.info.name, loaded.engine.info.version))
+    reference = loaded.reference
     if reference is None:
         say(f"drift: the model has no {DRIFT}, so the first {settings.reference_rows:,} transactions are the reference")
     return DriftWatch(

@@ -14,7 +14,7 @@ VERBS = {
     "load": "send load to a running server and measure what a caller sees",
     "report": "print latency percentiles per stage from .hlog files or a running server",
     "replay": "prove from a batch log that the same arrivals give the same batches",
-    "model": "list, check and compile the models of a repository",
+    "model": "list, check, publish, compile and change models",
     "features": "load history into a snapshot, look into one, have a running server write one",
     "config": "show or check the configuration",
 }

@@ -20,9 +20,9 @@ from fraudgate.engines.loading import Opened, bound
 from fraudgate.engines.onnxruntime import OnnxEngine
 from fraudgate.engines.pacing import paced
 from fraudgate.engines.providers import engine_cache
-from fraudgate.engines.repository import DRIFT, read_manifest, read_optional, resolve
+from fraudgate.engines.repository import DRIFT, Manifest, Version, read_version, resolve
 from fraudgate.engines.routes import Member, Tier
-from fraudgate.engines.sandbox import check_model
+from fraudgate.engines.sandbox import Sandbox
 from fraudgate.errors import EngineRefused
 from fraudgate.features.schema import FeatureSchema
 from fraudgate.guardrails.decision import Thresholds
@@ -43,44 +43,46 @@ class Engines:
         """The directory of a version, "" the one published last. Raises EngineRefused."""
         return resolve(Path(self._config.model.repository), name, version or None)
 
-    def engine(self, directory: Path) -> Engine:
-        """Load, warm up and prove a version. Raises EngineRefused."""
+    def engine(self, version: Version) -> Engine:
+        """Open, warm up and prove a version. Raises EngineRefused."""
         model = self._config.model
         cache_dir = engine_cache(model.cache_dir)
-        return OnnxEngine.load(directory, self._schema.fingerprint, model.provider, model.allow_fallback, cache_dir)
+        return OnnxEngine.of(version, self._schema.fingerprint, model.provider, model.allow_fallback, cache_dir)
 
     def loaded(self, opened: Opened, reference: Reference | None) -> Loaded:
         """An opened engine that may decide: on the loop, which numbers the editions."""
         edition = self._editions.add(_edition(opened.engine, self._rules))
         member = Member(opened.inference, _thresholds(opened.engine), edition)
-        return Loaded(opened, member, reference.columns[-1] if reference is not None else None)
-
-    def reference(self, directory: Path) -> Reference | None:
-        """What a version's transactions are compared with, if it brings that and drift is on. Raises EngineRefused."""
-        if not self._config.drift.enabled:
-            return None
-        data = read_optional(directory, read_manifest(directory), DRIFT)
-        return Reference.from_json(data, self._schema.names) if data is not None else None
+        return Loaded(opened, member, reference, reference.columns[-1] if reference is not None else None)
 
     def load(self, name: str, version: str) -> Loaded:
         """A version that may decide, at the start. Raises EngineRefused."""
         return self.loaded(*self._open(self.path(name, version)))
 
-    async def open(self, directory: Path) -> Loaded:
-        """A version that may decide, while others do: files, warm-up and golden rows on a thread, in small pieces."""
-        with paced():
-            return self.loaded(*await asyncio.to_thread(self._open, directory))
+    async def open(self, directory: Path, manifest: Manifest | None = None) -> Loaded:
+        """A version that may decide, while others do: files, warm-up and golden rows on a thread, in small pieces.
 
-    async def check(self, directory: Path, against: Engine) -> list[str]:
+        ``manifest``: the one that was checked, which the files must still fit. Raises EngineRefused.
+        """
+        with paced():
+            return self.loaded(*await asyncio.to_thread(self._open, directory, manifest))
+
+    async def check(self, directory: Path, manifest: Manifest, against: Engine) -> list[str]:
         """``fraudgate model check`` in a process of its own, beside the engine that is live: its lines.
 
-        Raises EngineRefused with what speaks against the version.
+        Raises EngineRefused with what speaks against the version, or where it is not ``manifest`` that was checked.
         """
         live = self.path(against.info.name, against.info.version)
         request = Request(str(directory), self._config.features.schema, self._config.model.provider, True, str(live))
-        verdict = await asyncio.to_thread(check_model, request)
+        sandbox = Sandbox()
+        try:
+            verdict = await asyncio.to_thread(sandbox.check, request)
+        finally:  # where nobody waits any more, as when the server ends, the thread must not wait for the child either
+            sandbox.end()
         if not verdict.holds:
-            raise EngineRefused(f"{directory.parent.name}/{directory.name}: {verdict.reason}")
+            raise EngineRefused(f"{manifest.name}/{manifest.version}: {verdict.reason}")
+        if verdict.digest != manifest.digest:
+            raise EngineRefused(f"{manifest.name}/{manifest.version} changed while it was checked: publish it anew")
         return [f"{result.check}: {result.detail}" for result in verdict.results]
 
     def large(self, clock: Clock) -> Large | None:
@@ -98,9 +100,17 @@ class Engines:
         """What ends a trial."""
         return Bounds(**msgspec.structs.asdict(self._config.trial))
 
-    def _open(self, directory: Path) -> tuple[Opened, Reference | None]:
-        reference = self.reference(directory)  # first: once bound, an engine has a thread
-        return bound(self.engine(directory), directory, self._slabs), reference
+    def _open(self, directory: Path, manifest: Manifest | None = None) -> tuple[Opened, Reference | None]:
+        version = read_version(directory, manifest)
+        reference = self._reference(version)  # first: once bound, an engine has a thread
+        return bound(self.engine(version), version.files, self._slabs), reference
+
+    def _reference(self, version: Version) -> Reference | None:
+        """What a version's transactions are compared with, if it brings that and drift is on. Raises EngineRefused."""
+        data = version.files.get(DRIFT)
+        if data is None or not self._config.drift.enabled:
+            return None
+        return Reference.from_json(data, self._schema.names)
 
 
 def _thresholds(engine: Engine) -> Thresholds:

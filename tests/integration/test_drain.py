@@ -5,12 +5,15 @@ import signal
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from fraudgate.audit.log_file import open_log, read_log
 from fraudgate.limits import DRAIN_NS_MAX, SECOND_NS
+from fraudgate.v1 import models_pb2 as mb
+from tests.integration.sabotaged import looping, sound
 from tests.integration.server import (
     HELD_GATE,
     Child,
@@ -151,6 +154,29 @@ async def test_sigint_drains_too(models: Path, tmp_path: Path) -> None:
         server.send(signal.SIGINT)
         assert await asyncio.wait_for(server.ended(), DRAIN_SECONDS_MAX) == 0
         assert server.lines[-2:] == ["draining", "drained"]
+
+
+async def test_sigterm_ends_the_check_of_a_version_at_once(tmp_path: Path) -> None:
+    """The check is of a graph that never ends, for which its child has a minute."""
+    sound().declaring(version="1").write(tmp_path / "models")
+    endless = sound().declaring(version="2").ending(looping(1), turns=np.array(1 << 62), go=np.array(True))
+    endless.write(tmp_path / "models")
+    model = {"name": "handbook", "version": "1"}
+    async with serve_child(tmp_path, tmp_path / "models", model=model) as server:
+        loading = server.models.LoadModel(mb.LoadModelRequest(name="handbook", version="2"))
+        await until(lambda: len(children_of(server.process._process.pid)) == 1)
+        (check,) = children_of(server.process._process.pid)
+        assert await drained(server) == 0
+        assert server.lines[-1] == "drained"
+        assert not Path(f"/proc/{check}").exists()
+        with pytest.raises(grpc.aio.AioRpcError):
+            await loading
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that this one started, in whatever thread."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
 
 async def test_a_second_sigterm_exits_1_and_says_what_was_left(models: Path, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import re
+import shutil
+import threading
 import time
 import urllib.request
 from collections.abc import Awaitable, Callable
@@ -10,14 +12,18 @@ from itertools import pairwise
 from pathlib import Path
 
 import grpc
+import msgspec
 import numpy as np
 import pytest
 
 from fraudgate.audit.replay import replay_composition
 from fraudgate.cli import main
+from fraudgate.control import candidate
 from fraudgate.engines.base import Engine
+from fraudgate.engines.placement import ThreadedEngine
+from fraudgate.engines.repository import Manifest, read_manifest
 from fraudgate.engines.trial import chosen
-from fraudgate.errors import EngineFailed
+from fraudgate.errors import EngineFailed, EngineRefused
 from fraudgate.fleet_assembly import Engines
 from fraudgate.limits import BATCH_ROWS_MAX
 from fraudgate.transaction import Float32
@@ -57,7 +63,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """No version is checked in a child, which takes seconds."""
 
-    async def believe(engines: Engines, directory: Path, against: Engine) -> list[str]:
+    async def believe(engines: Engines, directory: Path, manifest: Manifest, against: Engine) -> list[str]:
         return ["all: not tried"]
 
     monkeypatch.setattr(Engines, "check", believe)
@@ -122,6 +128,71 @@ async def test_other_thresholds_on_files_that_were_checked_are_checked_too(tmp_p
         await server.models.LoadModel(mb.LoadModelRequest(name=NAME, version="2"))
         call = server.models.LoadModel(mb.LoadModelRequest(name=NAME, version="strict"))
         assert (await refused(call))[0] is Code.FAILED_PRECONDITION
+
+
+async def test_files_that_change_after_their_check_are_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Signed again, so that all digests fit: it is another version than the one that was checked."""
+    root = publish_two(tmp_path)
+    check = Engines.check
+
+    async def check_and_change(engines: Engines, directory: Path, manifest: Manifest, against: Engine) -> list[str]:
+        lines = await check(engines, directory, manifest, against)
+        shutil.rmtree(directory)
+        MOVED.changing("output_bias", lambda bias: bias + 1).forged().write(root)
+        return lines
+
+    monkeypatch.setattr(Engines, "check", check_and_change)
+    async with serving(root) as server:
+        code, said = await refused(promote(server, "2", stages_percent=[100]))
+        assert (code, "SHA-256" in said) == (Code.FAILED_PRECONDITION, True), said
+        caller = Caller(server)
+        assert versions(await caller.send()) == {"1"}
+
+
+async def test_files_that_change_during_their_check_are_refused(tmp_path: Path) -> None:
+    root = publish_two(tmp_path)
+    async with serving(root) as server:
+        engines, live = server.service.parts.engines, server.service.parts.engine
+        directory = root / NAME / "2"
+        earlier = msgspec.structs.replace(read_manifest(directory), command="another")
+        with pytest.raises(EngineRefused, match="handbook/2 changed while it was checked"):
+            await engines.check(directory, earlier, live)
+
+
+@pytest.mark.usefixtures("unchecked")
+async def test_a_version_that_was_loaded_is_not_opened_again_for_its_trial(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    open_ = Engines._open
+
+    def counted(engines: Engines, directory: Path, manifest: Manifest | None = None) -> object:
+        opened.append(directory.name)
+        return open_(engines, directory, manifest)
+
+    monkeypatch.setattr(Engines, "_open", counted)
+    load = mb.LoadModelRequest(name=NAME, version="2")
+    async with serving(root) as server:
+        opened.clear()
+        for _ in range(2):
+            await server.models.LoadModel(load)
+        await promote(server, "2", stages_percent=[100])
+        assert opened == ["2"]
+        await Caller(server).send_until_live("2")
+        await rollback(server)
+        await promote(server, "2", stages_percent=[100])
+        assert opened == ["2", "2"], "an engine that was on trial is opened anew"
+        await server.models.LoadModel(load)
+        await server.models.LoadModel(mb.LoadModelRequest(name=NAME, version="1"))
+        await server.models.SetShadow(mb.SetShadowRequest(name=NAME, version="2"))
+        assert opened[2:] == ["2", "1", "2"], "one candidate is kept, the last"
+        monkeypatch.setattr(candidate, "LIFETIME_SECONDS", 0.0)
+        await server.models.LoadModel(load)
+        await asyncio.sleep(0.05)
+        await server.models.LoadModel(load)
+        assert opened[5:] == ["2", "2"], "and not for ever"
 
 
 # -- shadow ------------------------------------------------------------------------------------------------------------
@@ -293,6 +364,37 @@ async def test_a_live_engine_that_turns_bad_is_gone_within_a_second(root: Path, 
         assert {answer.fallback for answer in caller.answers[before:]} == {pb.FALLBACK_STALE_FEATURES}
         assert took <= ROLLBACK_SECONDS_MAX
         assert fleet.rollbacks == 1
+
+
+@pytest.mark.usefixtures("unchecked")
+async def test_the_thread_of_an_engine_that_went_ends_with_the_last_batch_that_it_scores(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fraudgate.engines.loading.place", ThreadedEngine)
+    async with serving(root, batching=HELD_GATE) as server:
+        fleet, caller = server.service.parts.fleet, Caller(server)
+        await promote(server, "2", stages_percent=[100])
+        await caller.send_until_live("2")
+        went = fleet.live.opened.inference
+        assert isinstance(went, ThreadedEngine)
+        (thread,) = went._thread._threads
+        entered, go = threading.Event(), threading.Event()
+
+        def held(run: Callable[[int], Float32], slot: int) -> Float32:
+            entered.set()
+            go.wait(20)
+            return run(slot)
+
+        went._engine = Spoilt(went._engine, held)
+        batches = [server.start_rows([payment(1_000 + 32 * n + row) for row in range(32)]) for n in range(2)]
+        await until(lambda: entered.is_set() and server.service.door.shell.batches_in_flight == 2)
+        del went
+        await rollback(server)
+        go.set()
+        for batch in batches:
+            assert versions([end.response for end in await batch]) == {"2"}
+        await until(lambda: not thread.is_alive())
+        assert versions(await caller.send()) == {"1"}
 
 
 # -- what stands around it ---------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from fraudgate.guardrails.decision import UNSCORED, Thresholds
 from fraudgate.guardrails.inputs import RuleInputs
 from fraudgate.guardrails.rules import RuleSet
 from fraudgate.transaction import ENTITIES, Mark
+from tests.unit.rule_bits import fired_bits
 
 FEATURES = ("A", "B", "C")
 ENVIRONMENT = Environment(FEATURES)
@@ -103,7 +104,7 @@ def test_the_longest_conditions_fire() -> None:
     features = np.array([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
     inputs = RuleInputs(2, np.zeros(2), None, np.zeros(2, np.int64), lambda _: [], features, None)
     with np.errstate(all="ignore"):
-        assert ruleset(conditions).evaluate(inputs).tolist() == [0b11, 0]
+        assert fired_bits(ruleset(conditions), inputs).tolist() == [0b11, 0]
 
 
 THRESHOLDS = st.sampled_from([0.0, -0.0, 0.3, 0.8, 1.0, 1.0000001, 1.5, 1e-60, 1e-45, 1e300]) | st.floats(0.0, 2.0)

@@ -19,6 +19,7 @@ from fraudgate.guardrails.cel import Environment
 from fraudgate.guardrails.rule_file import RuleFile
 from fraudgate.guardrails.rules import RuleInputs, RuleSet
 from fraudgate.transaction import ENTITIES, Mark
+from tests.unit.rule_bits import fired_bits
 
 FEATURES = ("A", "B")
 INT64 = np.iinfo(np.int64)
@@ -190,7 +191,7 @@ def test_bits_are_the_rules_that_the_engine_fires(conditions: list[str], rows: l
     ]
     ruleset = RuleSet.parse(yaml.safe_dump(fields), "rules.yaml", FEATURES)
     with np.errstate(all="ignore"):
-        bits = ruleset.evaluate(columns(rows)).tolist()
+        bits = fired_bits(ruleset, columns(rows)).tolist()
     by_rule = [engine_values(text, rows) for text in conditions]
     for row, values in enumerate(zip(*by_rule, strict=True)):
         fired = sum(1 << bit for bit, value in enumerate(values) if value is True)

@@ -148,11 +148,12 @@ def test_time_holds_a_step_back_too() -> None:
     assert yard.fleet.state_of("m/2") == "canary 100 %"
 
 
-def test_a_canary_that_fails_decides_nothing_and_is_gone() -> None:
+@pytest.mark.parametrize("failure", [EngineFailed("gone"), ZeroDivisionError("ours")])
+def test_a_canary_that_fails_decides_nothing_and_is_gone(failure: Exception) -> None:
     yard = Yard()
     engine = FakeEngine("2")
     yard.fleet.promote(yard.loaded(engine), (100,), GATE)
-    engine.failure = EngineFailed("gone")
+    engine.failure = failure
     answers = yard.send()
     assert (set(answers["edition"].tolist()), answers["scored"].all()) == ({1}, True)
     assert yard.fleet.state_of("m/2") == ""

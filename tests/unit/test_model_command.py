@@ -5,17 +5,19 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
 
 from fraudgate.commands import model
+from fraudgate.commands import publish as commands_publish
 from fraudgate.control.models import to_wire
 from fraudgate.engines import golden
 from fraudgate.engines.conformance import CHECKS
-from fraudgate.engines.repository import Thresholds, list_models, read_manifest
-from fraudgate.errors import ConfigError
+from fraudgate.engines.repository import Thresholds, list_models, read_manifest, read_version
+from fraudgate.errors import ConfigError, EngineRefused
 from fraudgate.features.schema import FeatureSchema
 from fraudgate.v1 import models_pb2
 from tests.unit.onnx_graphs import FEATURES, FINGERPRINT, INPUT, engine_of, fp32_graph, int8_graph, publish_graph
@@ -152,3 +154,76 @@ def test_versions_as_messages_say_which_is_live(tmp_path):
     damaged = to_wire(second, "canary 25 %")
     assert (damaged.version, damaged.live, damaged.state, damaged.engine_digest) == ("2", False, "canary 25 %", "")
     assert "manifest.json" in damaged.problem
+
+
+# -- publish -----------------------------------------------------------------------------------------------------------
+
+
+def publish(candidate: Path, root: Path, *more: object) -> int:
+    return model.run(arguments("publish", candidate, "--repository", root, *more))
+
+
+def test_a_candidate_is_published_with_its_files_and_becomes_the_newest(tmp_path, capsys):
+    root, candidate = tmp_path / "root", published(tmp_path / "build", published_at=datetime(2020, 1, 1, tzinfo=UTC))
+    assert publish(candidate, root) == 0
+    *checks, last = capsys.readouterr().out.splitlines()
+    assert len(checks) == len(CHECKS)
+    assert last == f"published {root / 'test' / '1'}"
+    was, version = read_version(candidate), read_version(root / "test" / "1")
+    assert version.files == was.files
+    assert msgspec.structs.replace(version.manifest, published_at=was.manifest.published_at) == was.manifest
+    assert publish(published(tmp_path / "build", "0"), root, "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["holds"], answer["against"], answer["published"]) == (True, f"{root}/test/1", f"{root}/test/0")
+    assert version.manifest.published_at > datetime(2020, 1, 1, tzinfo=UTC), "the newest is the one published last"
+    assert sorted(path.name for path in (root / "test").iterdir()) == ["0", "1"]
+
+
+def test_what_check_refuses_is_not_published(tmp_path, capsys):
+    root, candidate = tmp_path / "root", published(tmp_path / "build")
+    (candidate / "card.md").write_text("changed")
+    assert publish(candidate, root) == 1
+    assert capsys.readouterr().out.splitlines()[-1].startswith("not published: digests: ")
+    assert not root.exists()
+
+
+def test_a_candidate_of_another_opinion_than_the_newest_is_not_published(tmp_path, capsys):
+    root = tmp_path / "root"
+    published(root, "1")
+    stops_all = published(tmp_path / "build", "2", thresholds=Thresholds(0.9999, 0.99995))
+    assert publish(stops_all, root, "--json") == 1
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["published"], answer["against"]) == (None, f"{root}/test/1")
+    assert not {check["check"]: check for check in answer["checks"]}["against"]["holds"]
+    assert [path.name for path in (root / "test").iterdir()] == ["1"]
+
+
+def test_a_version_that_exists_is_refused_before_it_is_checked(tmp_path, monkeypatch):
+    directory = published(tmp_path)
+    monkeypatch.setattr(commands_publish, "check_model", None)
+    with pytest.raises(EngineRefused, match="never changes: choose another version"):
+        publish(directory, tmp_path)
+    with pytest.raises(ConfigError, match="absent"):
+        publish(tmp_path / "absent", tmp_path)
+
+
+def test_a_candidate_that_changes_while_it_is_checked_is_refused(tmp_path, monkeypatch):
+    candidate, check_model = published(tmp_path / "build"), commands_publish.check_model
+
+    def check_and_change(request):
+        verdict = check_model(msgspec.structs.replace(request, quick=True))
+        (candidate / "card.md").write_text("changed")
+        return verdict
+
+    monkeypatch.setattr(commands_publish, "check_model", check_and_change)
+    with pytest.raises(EngineRefused, match="SHA-256"):
+        publish(candidate, tmp_path / "root")
+    assert not (tmp_path / "root").exists()
+
+
+def test_the_help_teaches(capsys):
+    with pytest.raises(SystemExit):
+        arguments("publish", "--help")
+    told = capsys.readouterr().out
+    assert "one check that does not hold, and nothing is written" in told
+    assert "fraudgate model promote handbook/2026.12.01 --wait" in told

@@ -9,6 +9,7 @@ from fraudgate.engines import pacing
 from fraudgate.engines.loading import Opened, bound
 from fraudgate.engines.onnxruntime import OnnxEngine
 from fraudgate.engines.pacing import paced
+from fraudgate.engines.repository import read_version
 from fraudgate.tensors import Slab
 from tests.unit.onnx_graphs import FEATURES, FINGERPRINT, int8_graph, publish_graph
 
@@ -19,7 +20,8 @@ async def test_opening_pauses_within_paced_on_whatever_thread(tmp_path: Path, mo
     monkeypatch.setattr(pacing, "sleep", pauses.append)
 
     def open_() -> Opened:
-        return bound(OnnxEngine.load(directory, FINGERPRINT), directory, [Slab(FEATURES)])
+        version = read_version(directory)
+        return bound(OnnxEngine.of(version, FINGERPRINT), version.files, [Slab(FEATURES)])
 
     at_start = await asyncio.to_thread(open_)
     assert pauses == []

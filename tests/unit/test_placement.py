@@ -78,3 +78,20 @@ async def test_a_failure_reaches_the_pipeline_and_the_engine_goes_on(kind: type)
         await placed.infer(9)
     assert (await placed.infer(1))[0] == 1
     placed.close()
+
+
+async def until_ended(thread: threading.Thread) -> None:
+    async with asyncio.timeout(10):
+        while thread.is_alive():
+            await asyncio.sleep(0.001)
+
+
+async def test_the_thread_of_an_engine_that_nobody_holds_any_more_ends() -> None:
+    placed = ThreadedEngine(ScriptedEngine(0))
+    await placed.infer(0)
+    (thread,) = placed._thread._threads
+    with pytest.raises(EngineFailed):  # a failure holds frames, and they the engine
+        await placed.infer(9)
+    assert thread.is_alive()
+    del placed
+    await until_ended(thread)

@@ -19,7 +19,7 @@ from fraudgate.engines.repository import (
     publish,
     read_files,
     read_manifest,
-    read_optional,
+    read_version,
     resolve,
 )
 from fraudgate.errors import EngineRefused
@@ -172,14 +172,16 @@ def test_a_changed_file_is_refused(tmp_path):
     assert "has SHA-256" in problem(tmp_path)
 
 
-def test_an_optional_file_is_proved_too(tmp_path):
-    model_dir = publish(tmp_path, manifest(), {**FILES, "drift.json": b"{}"})
+def test_a_version_is_read_as_its_manifest_was_and_no_other(tmp_path):
+    model_dir = publish(tmp_path, manifest(), FILES)
     found = read_manifest(model_dir)
-    assert read_optional(model_dir, found, "drift.json") == b"{}"
-    assert read_optional(model_dir, found, "other.json") is None
-    (model_dir / "drift.json").write_bytes(b"[]")
+    version = read_version(model_dir, found)
+    assert version == read_version(model_dir) == (found, FILES)
+    (model_dir / "card.md").write_bytes(b"changed")
+    rewrite(model_dir, lambda m: m["files"].update({"card.md": repository._sha256(b"changed")}))
     with pytest.raises(EngineRefused, match="has SHA-256"):
-        read_optional(model_dir, found, "drift.json")
+        read_version(model_dir, found)
+    assert read_version(model_dir).manifest.digest != found.digest
 
 
 def test_a_missing_file_is_refused(tmp_path):

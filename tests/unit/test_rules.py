@@ -18,6 +18,7 @@ from fraudgate.guardrails.decision import UNSCORED, Thresholds, decide, score_ma
 from fraudgate.guardrails.reasons import RuleTexts
 from fraudgate.guardrails.rules import DEFAULT_RULES, RuleInputs, RuleSet
 from fraudgate.transaction import ENTITIES, RULES_MAX, Decision, Mark
+from tests.unit.rule_bits import fired_bits
 
 THRESHOLDS = Thresholds(review=0.3, decline=0.8)
 NAMES = ("TX_AMOUNT", "RISK")
@@ -161,7 +162,7 @@ def test_packaged_rules_at_their_bounds() -> None:
             features=np.array([[values.get(name, 1.0 if "AVG" in name else 0.0) for name in names]], np.float64),
             score=[float(score)],
         )
-        (bits,) = ruleset.evaluate(batch).tolist()
+        (bits,) = fired_bits(ruleset, batch).tolist()
         assert ruleset.reasons(bits).rules_fired == (() if fired == "-" else (fired,)), line
         assert not bits >> Mark.RULE_ERROR & 1, line
 
@@ -169,7 +170,7 @@ def test_packaged_rules_at_their_bounds() -> None:
 def test_absent_ids_are_empty_strings() -> None:
     ruleset = policy('none | block | customer_id == ""\nlate | review | terminal_id > customer_id')
     batch = inputs(customer_id=[None, "", "c", "d"], terminal_id=["t", None, None, "c"])
-    assert ruleset.evaluate(batch).tolist() == [0b11, 0b01, 0, 0]
+    assert fired_bits(ruleset, batch).tolist() == [0b11, 0b01, 0, 0]
 
 
 def test_missing_attribute_fails_its_row_unless_guarded() -> None:
@@ -177,8 +178,8 @@ def test_missing_attribute_fails_its_row_unless_guarded() -> None:
         "bare | review | attributes.x > 1.0\nguarded | review | has(attributes.x) && attributes['x'] > 1.0"
     )
     error = 1 << Mark.RULE_ERROR
-    assert ruleset.evaluate(inputs(attributes=[{"x": 2.0}, {"x": 1.0}, {}])).tolist() == [0b11, 0, error]
-    assert ruleset.evaluate(inputs(score=[0.1])).tolist() == [error]
+    assert fired_bits(ruleset, inputs(attributes=[{"x": 2.0}, {"x": 1.0}, {}])).tolist() == [0b11, 0, error]
+    assert fired_bits(ruleset, inputs(score=[0.1])).tolist() == [error]
 
 
 def test_logic_absorbs_failures_on_either_side() -> None:
@@ -189,12 +190,12 @@ def test_logic_absorbs_failures_on_either_side() -> None:
         "and-left | review | score > 0.5 && amount_minor < 0\n"
         "branch | review | amount_minor > 0 ? true : score > 0.5"
     )
-    assert ruleset.evaluate(inputs(score=[np.nan])).tolist() == [0b1011]
+    assert fired_bits(ruleset, inputs(score=[np.nan])).tolist() == [0b1011]
 
 
 def test_the_last_bit_is_the_last_rule() -> None:
     ruleset = policy("\n".join(f"r{i} | review | amount_minor == {i}" for i in range(RULES_MAX)))
-    bits = ruleset.evaluate(inputs(amount_minor=list(range(RULES_MAX))))
+    bits = fired_bits(ruleset, inputs(amount_minor=list(range(RULES_MAX))))
     assert bits.dtype == np.uint64
     assert bits.tolist() == [1 << i for i in range(RULES_MAX)]
     assert ruleset.reasons(1 << RULES_MAX - 1).rules_fired == (f"r{RULES_MAX - 1}",)
@@ -350,10 +351,10 @@ def test_refused_files_name_the_place(marked: str, message: str) -> None:
 def test_a_refused_file_leaves_the_running_rules() -> None:
     running = policy(POLICY)
     batch = inputs(amount_minor=[22_001, 5_000])
-    before = running.evaluate(batch).tolist()
+    before = fired_bits(running, batch).tolist()
     with pytest.raises(RuleError):
         RuleSet.parse(rule("nope"), "rules.yaml", NAMES)
-    assert running.evaluate(batch).tolist() == before == [1, 0]
+    assert fired_bits(running, batch).tolist() == before == [1, 0]
 
 
 def test_load_reads_a_file(tmp_path: Path) -> None:
@@ -361,7 +362,7 @@ def test_load_reads_a_file(tmp_path: Path) -> None:
     path.write_bytes(b"[]")
     ruleset = RuleSet.load(path, NAMES)
     assert (ruleset.version, ruleset.rules) == ("4f53cda18c2b", ())  # SHA-256 of the two bytes
-    assert ruleset.evaluate(inputs(score=[0.1, 0.2])).tolist() == [0, 0]
+    assert fired_bits(ruleset, inputs(score=[0.1, 0.2])).tolist() == [0, 0]
     assert repr(ruleset) == "<RuleSet 4f53cda18c2b [0 rules]>"
 
 
@@ -381,6 +382,6 @@ def test_benchmark_smoke() -> None:
     figures = measure(batches=10, repeats=1)
     assert {"rules_cpu_us_per_batch", "rules_load_cpu_ms", "rule_amount_limit_cpu_us_per_batch"} <= figures.keys()
     rules = RuleSet.load(DEFAULT_RULES, NAMES_OF_BENCHMARK)
-    assert not rules.evaluate(quiet_batch()).any()
-    fired = np.bitwise_or.reduce(rules.evaluate(loud_batch()))
+    assert not fired_bits(rules, quiet_batch()).any()
+    fired = np.bitwise_or.reduce(fired_bits(rules, loud_batch()))
     assert rules.reasons(int(fired)).rules_fired == tuple(rule.id for rule in rules.rules)

@@ -104,6 +104,18 @@ def test_every_scored_row_belongs_to_one_tier_and_the_cost_is_time_over_rows(ns_
     assert told["tier_decision_seconds", "large"] == tier.large_decision_ns / 1e9
 
 
+@pytest.mark.parametrize("failure", [EngineFailed("gone"), ZeroDivisionError("ours"), MemoryError()])
+def test_whatever_the_large_engine_raises_the_small_ones_answers_stand(failure: Exception) -> None:
+    yard, alone = Tiered(), Yard()
+    yard.large.failure = failure
+    answers, expected = yard.send(4), alone.send(4)
+    for field in ("decision", "score", "scored", "edition", "rules"):
+        assert (answers[field] == expected[field]).all(), field
+    within = yard.within(len(answers))
+    assert (answers["fallback"] == np.where(within, Fallback.SMALL_MODEL, Fallback.NONE)).all()
+    assert yard.tier.pressed == within.sum() > 0
+
+
 def test_rows_without_a_score_belong_to_no_tier() -> None:
     yard = Tiered()
     yard.first.failure = EngineFailed("gone")

@@ -1,22 +1,18 @@
-"""``fraudgate model list`` and ``fraudgate model check DIR``: what the repository holds, and whether it may be served.
+"""``fraudgate model``: the verbs around a model repository. ``list`` is here: what it holds.
 
-check runs the suite of ``engines.conformance`` in a child process and prints a line for each check: ok, NO, or -- where
-it was skipped. ``compile`` is in ``commands/plan.py``; ``promote``, ``rollback`` and ``shadow``, which ask a running
-server, are in ``commands/live.py``.
+``check``, ``publish`` and ``compile`` are in ``commands/check.py``, ``publish.py`` and ``plan.py``; ``promote``,
+``rollback`` and ``shadow``, which ask a running server, in ``commands/live.py``.
 """
 
 import argparse
 import json
 from pathlib import Path
 
-from fraudgate.commands import live, plan
-from fraudgate.engines.conformance import Request, Result
-from fraudgate.engines.onnxruntime import PROVIDERS
+from fraudgate.commands import check, live, plan, publish
 from fraudgate.engines.repository import ModelEntry, list_models
-from fraudgate.engines.sandbox import check_model
 from fraudgate.errors import ConfigError
 
-HELP = "list, check and compile the versions of a repository; change what a running server decides with"
+HELP = "list, check, publish and compile versions of a repository; change what a running server decides with"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,17 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     lister = verbs.add_parser("list", help="every published version, and what is wrong with it")
     lister.add_argument("--repository", type=Path, default=Path("models/repository"), metavar="DIR")
-    checker = verbs.add_parser("check", help="check one version's directory on this host")
-    checker.add_argument("directory", type=Path, metavar="DIR", help="models/repository/<model>/<version>")
-    checker.add_argument("--schema", metavar="NAME|FILE", help="the feature schema to serve it with")
-    checker.add_argument("--provider", choices=PROVIDERS, default="cpu")
-    checker.add_argument(
-        "--against", type=Path, metavar="DIR", help="a version to compare with, say the one that serves"
-    )
-    checker.add_argument("--quick", action="store_true", help="fewer runs: two seconds instead of ten")
+    checker = verbs.add_parser("check", help=check.HELP)
+    check.add_arguments(checker)
+    publisher = verbs.add_parser("publish", help=publish.HELP, description=publish.HELP)
+    publish.add_arguments(publisher)
     compiler = verbs.add_parser("compile", help=plan.HELP)
     plan.add_arguments(compiler)
-    for verb in (lister, checker, compiler, *live.add_verbs(verbs)):
+    for verb in (lister, checker, publisher, compiler, *live.add_verbs(verbs)):
         verb.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write JSON (stdout without FILE)")
 
 
@@ -43,9 +35,10 @@ def run(args: argparse.Namespace) -> int:
     if args.verb == "compile":
         _write(*plan.compile_model(args), args.json)
         return 0
-    if args.verb in ("list", "check"):
-        return _list(args) if args.verb == "list" else _check(args)
-    form, lines, status = live.run(args)
+    if args.verb == "list":
+        return _list(args)
+    answering = {"check": check.run, "publish": publish.run}.get(args.verb, live.run)
+    form, lines, status = answering(args)
     _write(form, lines, args.json)
     return status
 
@@ -76,22 +69,6 @@ def _entry_json(entry: ModelEntry) -> dict[str, object]:
             "published_at": manifest.published_at.isoformat(),
         }
     return {"name": entry.name, "version": entry.version, **known, "problem": entry.problem}
-
-
-def _check(args: argparse.Namespace) -> int:
-    for directory in filter(None, (args.directory, args.against)):
-        if not directory.is_dir():
-            raise ConfigError(f"no directory {directory}: name models/repository/<model>/<version>")
-    against = str(args.against) if args.against else None
-    verdict = check_model(Request(str(args.directory), args.schema, args.provider, args.quick, against))
-    width = max(len(result.check) for result in verdict.results)
-    lines = [f"{_mark(result)}  {result.check:{width}}  {result.detail}" for result in verdict.results]
-    _write({"holds": verdict.holds, "checks": [result._asdict() for result in verdict.results]}, lines, args.json)
-    return 0 if verdict.holds else 1
-
-
-def _mark(result: Result) -> str:
-    return "ok" if result.holds else "--" if result.skipped else "NO"
 
 
 def _write(data: object, lines: list[str], json_file: str | None) -> None:

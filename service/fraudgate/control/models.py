@@ -7,23 +7,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from google.rpc import code_pb2
 
 from fraudgate.clock import Clock
+from fraudgate.control.candidate import Candidate
 from fraudgate.control.requests import abort
 from fraudgate.engines.base import Engine
 from fraudgate.engines.fleet import GATE, STAGES_PERCENT, Fleet, Gate, Loaded
 from fraudgate.engines.report import trial_report
-from fraudgate.engines.repository import ModelEntry, list_models, read_manifest, resolve
+from fraudgate.engines.repository import Manifest, ModelEntry, list_models, read_manifest, resolve
 from fraudgate.errors import EngineRefused, ModelMissing
 from fraudgate.frontend import refusals
 from fraudgate.frontend.refusals import Refusal
 from fraudgate.limits import DAY_SECONDS, SECOND_NS
 from fraudgate.v1 import models_pb2, models_pb2_grpc
 
-Check = Callable[[Path, Engine], Awaitable[list[str]]]
-Open = Callable[[Path], Awaitable[Loaded]]
+Check = Callable[[Path, Manifest, Engine], Awaitable[list[str]]]
+Open = Callable[[Path, Manifest], Awaitable[Loaded]]
 
 _STAGES_MAX = 100
 _REASON_BYTES_MAX = 1_024
@@ -38,7 +38,8 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
     def __init__(self, root: Path, fleet: Fleet, check: Check, open_: Open, clock: Clock) -> None:
         self._root, self._fleet = root, fleet
         self._check, self._open, self._clock = check, open_, clock
-        self._checked: dict[tuple[bytes, str], list[str]] = {}  # by manifest, digests and all, and what was live
+        self._checked: dict[tuple[str, str], list[str]] = {}  # by the digest of the version, and what was live
+        self._candidate = Candidate()
         self._busy = asyncio.Lock()
 
     async def ListModels(  # noqa: N802 - the name is the protocol's
@@ -57,8 +58,9 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
         self, request: models_pb2.LoadModelRequest, context: Any
     ) -> models_pb2.LoadModelResponse:
         async with self._busy, _refusing(context):
-            _, entry, lines = await self._loaded(request.name, request.version)
-        return models_pb2.LoadModelResponse(model=self._to_wire(entry), checks=lines)
+            loaded, manifest, lines = await self._loaded(request.name, request.version)
+            self._candidate.keep(manifest, loaded)
+        return models_pb2.LoadModelResponse(model=self._of(manifest), checks=lines)
 
     async def PromoteModel(  # noqa: N802 - the name is the protocol's
         self, request: models_pb2.PromoteModelRequest, context: Any
@@ -67,9 +69,9 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
         if len(request.stages_percent) > _STAGES_MAX:
             await abort(context, refusals.invalid("stages_percent", f"has more than {_STAGES_MAX} entries"))
         async with self._busy, _refusing(context):
-            loaded, entry, _ = await self._loaded(request.name, request.version)
+            loaded, manifest, _ = await self._loaded(request.name, request.version)
             self._fleet.promote(loaded, list(request.stages_percent) or STAGES_PERCENT, gate)
-        return models_pb2.PromoteModelResponse(model=self._to_wire(entry))
+        return models_pb2.PromoteModelResponse(model=self._of(manifest))
 
     async def RollbackModel(  # noqa: N802 - the name is the protocol's
         self, request: models_pb2.RollbackModelRequest, context: Any
@@ -87,9 +89,9 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
             if not request.name:
                 self._fleet.shadow(None)
                 return models_pb2.SetShadowResponse()
-            loaded, entry, _ = await self._loaded(request.name, request.version)
+            loaded, manifest, _ = await self._loaded(request.name, request.version)
             self._fleet.shadow(loaded)
-        return models_pb2.SetShadowResponse(shadow=self._to_wire(entry))
+        return models_pb2.SetShadowResponse(shadow=self._of(manifest))
 
     async def _gate(self, context: Any, request: models_pb2.PromoteModelRequest) -> Gate:
         if request.stage_rows_min < 0:
@@ -99,19 +101,22 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
             await abort(context, refusals.invalid("stage_seconds_min", f"is not within 0..{DAY_SECONDS}"))
         return Gate(request.stage_rows_min or GATE.rows_min, int(seconds * SECOND_NS))
 
-    async def _loaded(self, name: str, version: str) -> tuple[Loaded, ModelEntry, list[str]]:
-        """A version, and what its check found. Opened anew for every trial: a shadow has a thread."""
+    async def _loaded(self, name: str, version: str) -> tuple[Loaded, Manifest, list[str]]:
+        """A version, and what its check found. The candidate, or opened: a shadow binds it to a slab of its own."""
         directory = await asyncio.to_thread(resolve, self._root, name, version or None)
         manifest = await asyncio.to_thread(read_manifest, directory)
-        key = msgspec.json.encode(manifest), self._fleet.live.name
+        key = manifest.digest, self._fleet.live.name
         if key not in self._checked:
-            self._checked[key] = await self._check(directory, self._fleet.live.engine)
-        entry = ModelEntry(manifest.name, manifest.version, manifest, "")
-        return await self._open(directory), entry, self._checked[key]
+            self._checked[key] = await self._check(directory, manifest, self._fleet.live.engine)
+        loaded = self._candidate.take(manifest) or await self._open(directory, manifest)
+        return loaded, manifest, self._checked[key]
 
     async def _entries(self) -> list[ModelEntry]:
         # Files are read and hashed: on a thread, so that the loop does not stall.
         return await asyncio.to_thread(list_models, self._root)
+
+    def _of(self, manifest: Manifest) -> models_pb2.ModelVersion:
+        return self._to_wire(ModelEntry(manifest.name, manifest.version, manifest, ""))
 
     def _to_wire(self, entry: ModelEntry) -> models_pb2.ModelVersion:
         return to_wire(entry, self._fleet.state_of(f"{entry.name}/{entry.version}"))

@@ -35,7 +35,7 @@ from fraudgate.engines import golden, probes
 from fraudgate.engines.graph import read_graph
 from fraudgate.engines.kernels import INTEGER_KERNELS, optimised_operators
 from fraudgate.engines.onnxruntime import OnnxEngine
-from fraudgate.engines.repository import GOLDEN, MODEL, Manifest, read_files, read_manifest
+from fraudgate.engines.repository import GOLDEN, MODEL, Manifest, read_files, read_manifest, read_version
 from fraudgate.errors import EngineRefused, FraudgateError
 from fraudgate.features.schema import SCHEMAS_DIRECTORY, FeatureSchema
 from fraudgate.limits import SECOND_NS
@@ -231,12 +231,11 @@ def _monotone(subject: Subject) -> str:
 def _against(subject: Subject) -> str:
     if subject.request.against is None:
         return "no other version was named"
-    directory = Path(subject.request.against)
-    files = read_files(directory, read_manifest(directory))
-    other = OnnxEngine.load(directory, subject.manifest.schema_fingerprint, subject.request.provider)
-    if GOLDEN not in files:
-        raise EngineRefused(f"{directory} has no {GOLDEN} to compare on")
-    rows = golden.decode(files[GOLDEN])
+    version = read_version(Path(subject.request.against))
+    other = OnnxEngine.of(version, subject.manifest.schema_fingerprint, subject.request.provider)
+    if GOLDEN not in version.files:
+        raise EngineRefused(f"{subject.request.against} has no {GOLDEN} to compare on")
+    rows = golden.decode(version.files[GOLDEN])
     if rows.fp32 is not None and subject.rows.fp32 is None:
         raise EngineRefused(f"published without FP32 scores, which {other.info.model} has: leave them in")
     return probes.against(subject.engine, other, rows, subject.request.effort.latency_runs)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from fraudgate.clock import Clock
-from fraudgate.drift.reference import SCORE, Bins
+from fraudgate.drift.reference import SCORE, Bins, Reference
 from fraudgate.engines.base import Engine
 from fraudgate.engines.bounds import BOUNDS, Bounds
 from fraudgate.engines.loading import Opened, score_bits
@@ -54,6 +54,8 @@ class Loaded:
 
     opened: Opened
     member: Member
+    reference: Reference | None = None
+    """What transactions are compared with, where it was published with that."""
     scores: Bins | None = None
     """The reference of its scores: published with it, or those of its trial."""
     _runs_ns: list[int] = field(default_factory=list)

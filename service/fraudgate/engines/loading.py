@@ -1,7 +1,6 @@
 """From a published directory to an engine that may decide: opened on a thread, bound to the pipeline's slabs."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +9,7 @@ from fraudgate.engines import golden
 from fraudgate.engines.base import Engine
 from fraudgate.engines.pacing import pause
 from fraudgate.engines.placement import InlineEngine, ThreadedEngine, place
-from fraudgate.engines.repository import GOLDEN, read_files, read_manifest
+from fraudgate.engines.repository import GOLDEN
 from fraudgate.limits import BATCH_ROWS_MAX
 from fraudgate.tensors import Slab
 from fraudgate.transaction import Float32
@@ -29,11 +28,10 @@ class Opened(NamedTuple):
         return self.engine.info.model
 
 
-def bound(engine: Engine, directory: Path, slabs: Sequence[Slab]) -> Opened:
-    """Bind an engine that was opened from ``directory``. Raises EngineRefused where that cannot be read any more."""
+def bound(engine: Engine, files: Mapping[str, bytes], slabs: Sequence[Slab]) -> Opened:
+    """Bind an engine that was opened from a version of these files."""
     pause()
     rows = Slab(engine.features)
-    files = read_files(directory, read_manifest(directory))
     if GOLDEN in files:
         rows.pack(golden.decode(files[GOLDEN]).features[:BATCH_ROWS_MAX].astype(np.float64))
     pause()

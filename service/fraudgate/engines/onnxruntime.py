@@ -19,9 +19,9 @@ from fraudgate.engines.repository import (
     GraphOptimisation,
     Manifest,
     Tensor,
+    Version,
     check_schema,
-    read_files,
-    read_manifest,
+    read_version,
 )
 from fraudgate.engines.signed import signed_activations
 from fraudgate.errors import EngineFailed, EngineRefused
@@ -51,13 +51,24 @@ class OnnxEngine:
         allow_fallback: bool = False,
         cache_dir: Path | None = None,
     ) -> "OnnxEngine":
-        """Load a published version, warm it up and prove its golden rows. Raises EngineRefused with the reason.
+        """Read a published version and open it, see ``of``."""
+        return cls.of(read_version(model_dir), schema_fingerprint, provider, allow_fallback, cache_dir)
+
+    @classmethod
+    def of(
+        cls,
+        version: Version,
+        schema_fingerprint: str,
+        provider: str = "cpu",
+        allow_fallback: bool = False,
+        cache_dir: Path | None = None,
+    ) -> "OnnxEngine":
+        """Open a version, warm it up and prove its golden rows. Raises EngineRefused with the reason.
 
         ``allow_fallback``: run on the CPU where ``provider`` is not at hand; ``info.provider`` says what it became.
         ``cache_dir``: where TensorRT's engines are kept, by default in the user's cache.
         """
-        manifest = read_manifest(model_dir)
-        files = read_files(model_dir, manifest)
+        manifest, files = version
         try:
             check_schema(manifest, schema_fingerprint)
             engine = cls(files[MODEL], manifest, provider, allow_fallback, cache_dir)
@@ -76,7 +87,7 @@ class OnnxEngine:
         allow_fallback: bool = False,
         cache_dir: Path | None = None,
     ) -> None:
-        """An engine on bytes that are not published yet; ``load`` is the way for those that are."""
+        """An engine on bytes that are not published yet; ``of`` is the way for those that are."""
         pause()
         check_graph(model)
         pause()

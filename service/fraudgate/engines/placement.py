@@ -5,6 +5,7 @@ return by milliseconds; an engine slower than ``INLINE_ENGINE_NS_MAX`` would sta
 """
 
 import asyncio
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 from fraudgate.engines.base import Engine
@@ -30,11 +31,16 @@ class InlineEngine:
 
 
 class ThreadedEngine:
-    """Runs the engine on one thread, so that batches come back in the order they went."""
+    """Runs the engine on one thread, so that batches come back in the order they went.
+
+    The thread ends when nobody holds this any more. So a fleet that lets an engine go need not know which batches still
+    run on it: they hold it, and the last one's end is the thread's.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        weakref.finalize(self, self._thread.shutdown, wait=False)
 
     def __repr__(self) -> str:
         return f"<ThreadedEngine {self._engine.info.model}>"

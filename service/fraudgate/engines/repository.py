@@ -96,6 +96,18 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         """SHA-256 of the engine's bytes, 64 hex digits."""
         return self.files[MODEL]
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the manifest, 64 hex digits. It names every file's digest, so it stands for the whole version."""
+        return _sha256(msgspec.json.encode(self))
+
+
+class Version(NamedTuple):
+    """A version as it was read: its manifest, and the bytes of its files, proved against that."""
+
+    manifest: Manifest
+    files: dict[str, bytes]
+
 
 class ModelEntry(NamedTuple):
     """One version of the repository; ``problem`` says why it cannot be served, empty when nothing speaks against it."""
@@ -171,10 +183,13 @@ def read_files(model_dir: Path, manifest: Manifest) -> dict[str, bytes]:
     return {name: _read_proved(model_dir / name, digest) for name, digest in manifest.files.items()}
 
 
-def read_optional(model_dir: Path, manifest: Manifest, name: str) -> bytes | None:
-    """The bytes of one file, checked as ``read_files`` does; None where the manifest does not name it."""
-    digest = manifest.files.get(name)
-    return None if digest is None else _read_proved(Path(model_dir) / name, digest)
+def read_version(model_dir: Path, manifest: Manifest | None = None) -> Version:
+    """A version, each file read once. ``manifest``: one read earlier, which the files must still fit.
+
+    Raises EngineRefused as ``read_manifest`` and ``read_files`` do.
+    """
+    manifest = manifest or read_manifest(model_dir)
+    return Version(manifest, read_files(model_dir, manifest))
 
 
 def list_models(root: Path) -> list[ModelEntry]:

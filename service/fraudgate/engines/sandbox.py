@@ -2,7 +2,7 @@
 
 The child limits itself before it reads a byte of the directory: idle priority, CPU seconds, address space, no core
 dump. It is given little of the environment, for no model needs to know what stands there. It writes each result as a
-line of JSON when it has it, then the digest of the engine; where the lines end early, the check that ended them is
+line of JSON when it has it, then the digest of the version; where the lines end early, the check that ended them is
 known.
 """
 
@@ -31,8 +31,8 @@ class Verdict(NamedTuple):
     """What the suite says of a directory."""
 
     results: tuple[Result, ...]
-    engine_digest: str
-    """SHA-256 of the engine's bytes that were checked; empty where they could not be read."""
+    digest: str
+    """``Manifest.digest`` of the version whose files were checked; empty where they could not be read."""
 
     @property
     def holds(self) -> bool:
@@ -45,26 +45,47 @@ class Verdict(NamedTuple):
         return next((f"{result.check}: {result.detail}" for result in self.results if not result.holds), "")
 
 
+class Sandbox:
+    """One check. ``check`` blocks, so it is called from a thread; ``end`` may be called from another meanwhile."""
+
+    def __init__(self) -> None:
+        self._child: subprocess.Popen[bytes] | None = None
+        self._ended = False
+
+    def check(self, request: Request, limit_ns: int | None = None) -> Verdict:
+        """Check a directory in a child that ends within ``limit_ns``."""
+        limit_ns = limit_ns or (QUICK_NS_MAX if request.quick else FULL_NS_MAX)
+        limit_seconds = -(-limit_ns // SECOND_NS)
+        command = [sys.executable, "-P", "-m", __name__, str(limit_seconds), msgspec.json.encode(request).decode()]
+        with subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_environment()
+        ) as child:
+            self._child = child
+            if self._ended:  # ``end`` came before there was a child to kill
+                child.kill()
+            late = False
+            try:
+                output, errors = child.communicate(timeout=limit_ns / SECOND_NS)
+            except subprocess.TimeoutExpired:
+                late = True
+                child.kill()
+                output, errors = child.communicate()
+            finally:
+                child.kill()
+        if late or child.returncode == -signal.SIGXCPU:
+            return _verdict(output, f"not done within {limit_seconds} s")
+        return _verdict(output, _ending(child.returncode, errors))
+
+    def end(self) -> None:
+        """Kill the child, now or as soon as it is there; ``check`` then returns. Nothing where it has ended."""
+        self._ended = True
+        if self._child is not None:
+            self._child.kill()
+
+
 def check_model(request: Request, limit_ns: int | None = None) -> Verdict:
-    """Check a directory in a child that ends within ``limit_ns``. Blocks: call it from a thread of its own."""
-    limit_ns = limit_ns or (QUICK_NS_MAX if request.quick else FULL_NS_MAX)
-    limit_seconds = -(-limit_ns // SECOND_NS)
-    command = [sys.executable, "-P", "-m", __name__, str(limit_seconds), msgspec.json.encode(request).decode()]
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_environment()
-    ) as child:
-        late = False
-        try:
-            output, errors = child.communicate(timeout=limit_ns / SECOND_NS)
-        except subprocess.TimeoutExpired:
-            late = True
-            child.kill()
-            output, errors = child.communicate()
-        finally:
-            child.kill()
-    if late or child.returncode == -signal.SIGXCPU:
-        return _verdict(output, f"not done within {limit_seconds} s")
-    return _verdict(output, _ending(child.returncode, errors))
+    """``Sandbox.check``, for those who wait for it."""
+    return Sandbox().check(request, limit_ns)
 
 
 def _environment() -> dict[str, str]:
@@ -116,7 +137,7 @@ def main(seconds: str, encoded: str) -> None:
         subject = Subject(request)
         for result in run(subject):
             lines.write(msgspec.json.encode(result) + b"\n")
-        digest = subject.manifest.engine_digest if hasattr(subject, "files") else ""
+        digest = subject.manifest.digest if hasattr(subject, "files") else ""
         lines.write(msgspec.json.encode(digest) + b"\n")
 
 

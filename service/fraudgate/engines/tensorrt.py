@@ -15,7 +15,7 @@ from fraudgate.engines import cuda, golden
 from fraudgate.engines.base import EngineInfo, warm_up
 from fraudgate.engines.extras import need
 from fraudgate.engines.plan import MODULES, Plan, Target, read_plan
-from fraudgate.engines.repository import GOLDEN, Manifest, check_schema, read_files, read_manifest
+from fraudgate.engines.repository import GOLDEN, Manifest, check_schema, read_version
 from fraudgate.errors import EngineFailed, EngineRefused
 from fraudgate.limits import BATCH_ROWS_MAX
 from fraudgate.tensors import Slab
@@ -30,8 +30,7 @@ class TensorRTEngine:
     @classmethod
     def load(cls, model_dir: Path, schema_fingerprint: str, plan_path: Path) -> "TensorRTEngine":
         """Load the plan of a published version, warm it up and prove its golden rows. Raises EngineRefused."""
-        manifest = read_manifest(model_dir)
-        files = read_files(model_dir, manifest)
+        manifest, files = read_version(model_dir)
         try:
             check_schema(manifest, schema_fingerprint)
             engine = cls(read_plan(plan_path, manifest), manifest)

@@ -88,12 +88,6 @@ class RuleSet:
     def __repr__(self) -> str:
         return f"<RuleSet {self.version} [{len(self.rules)} rules]>"
 
-    def evaluate(self, inputs: RuleInputs) -> UInt64:
-        """The rules that fired on each row, and Mark.RULE_ERROR where a rule failed. UInt64[rows]."""
-        bits = np.zeros(inputs.rows, np.uint64)
-        self.fire(inputs, bits)
-        return bits
-
     def reasons(self, bits: int) -> Rendered:
         """One row's reasons, (code, text) pairs, and the ids of its fired rules."""
         return self.table.reasons(bits)
