@@ -205,7 +205,9 @@ class Service:
     def _write_state(self) -> state.Written:
         parts = self.parts
         directory = Path(parts.config.state.dir)
-        written = state.write(directory, parts.store, parts.idempotency, parts.editions, monotonic_ns, time_ns())
+        written = state.write(
+            directory, parts.store, parts.idempotency, parts.editions, monotonic_ns, time_ns(), parts.drift
+        )
         stored = written.stored_decisions
         self._say(f"snapshot written to {directory}: windows, outcomes and {stored:,} stored decisions")
         return written

@@ -12,6 +12,7 @@ from fraudgate import state, wheel
 from fraudgate.audit.batch_log import BatchLog
 from fraudgate.clock import Clock, monotonic_ns, time_ns
 from fraudgate.config import Config
+from fraudgate.drift.kept import LiveReference
 from fraudgate.drift.watch import DriftWatch
 from fraudgate.editions import Editions
 from fraudgate.engines.base import Engine
@@ -131,12 +132,18 @@ def _live(loaded: Loaded, routes: tuple[Route, ...], rules: RuleSet) -> Live:
 
 
 def load_drift(config: Config, schema: FeatureSchema, loaded: Loaded, say: Say) -> DriftWatch | None:
-    """The drift watch, on the model's own reference where it has one; None when switched off."""
+    """The drift watch, on the model's own reference or that of an earlier process; None when switched off.
+
+    Raises SnapshotError.
+    """
     settings = config.drift
     if not settings.enabled:
         return None
-    reference = loaded.reference
-    if reference is None:
+    kept = state.restore_drift(Path(config.state.dir), schema.names) if config.state.dir else None
+    reference = loaded.reference or kept
+    if isinstance(reference, LiveReference):
+        say(f"restored drift: {reference.reference.rows:,} transactions of before are the reference")
+    elif reference is None:
         say(f"drift: the model has no {DRIFT}, so the first {settings.reference_rows:,} transactions are the reference")
     return DriftWatch(
         schema.names,

@@ -1,10 +1,12 @@
-"""What outlives the process: the store's snapshot, and the idempotency table in one Arrow IPC file beside it.
+"""What outlives the process: the store's snapshot, beside it the idempotency table in one Arrow IPC file and, as JSON,
+what live transactions are compared with where the model brings no reference of its own.
 
 Each file is written whole (temporary file, fsync, rename) and read at start. A row of the table holds what renders the
 stored answer to the same bytes; the editions that rows name are JSON in the metadata.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,14 +15,17 @@ import pyarrow as pa
 import pyarrow.ipc
 
 from fraudgate.clock import Clock
+from fraudgate.drift.kept import LiveReference
+from fraudgate.drift.watch import DriftWatch
 from fraudgate.editions import Editions
 from fraudgate.errors import SnapshotError
-from fraudgate.features.snapshot import write_whole
+from fraudgate.features.snapshot import appearing_whole, write_whole
 from fraudgate.features.store import FeatureStore
 from fraudgate.idempotency import DIGEST_BYTES, IdempotencyTable
 from fraudgate.transaction import ANSWER_DTYPE
 
 FILE_NAME = "idempotency.arrow"
+DRIFT_FILE_NAME = "drift.json"
 _SCHEMA = pa.schema(
     [
         pa.field("transaction_id", pa.utf8(), nullable=False),
@@ -41,15 +46,43 @@ class Written(NamedTuple):
 
 
 def write(
-    directory: Path, store: FeatureStore, table: IdempotencyTable | None, editions: Editions, clock: Clock, wall_ns: int
+    directory: Path,
+    store: FeatureStore,
+    table: IdempotencyTable | None,
+    editions: Editions,
+    clock: Clock,
+    wall_ns: int,
+    drift: DriftWatch | None = None,
 ) -> Written:
-    """Write windows, outcomes, profiles and stored decisions. ``clock`` is monotonic. Between two batches, or after."""
+    """Write windows, outcomes, profiles, stored decisions and the live reference of drift, where there is one.
+
+    ``clock`` is monotonic. Between two batches, or after the last.
+    """
     started_ns = clock()
     size_bytes, stored = store.snapshot(directory).stat().st_size, 0
     if table is not None:
         stored = save(directory, table, editions, started_ns, wall_ns)
         size_bytes += (directory / FILE_NAME).stat().st_size
+    kept = drift.kept() if drift is not None else None
+    if kept is not None and (data := kept.to_json()) is not None:
+        with appearing_whole(directory / DRIFT_FILE_NAME) as file:
+            file.write(data)
+        size_bytes += len(data)
     return Written(directory.resolve(), size_bytes, stored, clock() - started_ns)
+
+
+def restore_drift(directory: Path, names: Sequence[str]) -> LiveReference | None:
+    """The live reference that ``write`` left, for features called ``names``; None where there is no file.
+
+    Raises SnapshotError for a damaged or foreign file.
+    """
+    path = directory / DRIFT_FILE_NAME
+    if not path.exists():
+        return None
+    try:
+        return LiveReference.from_json(path.read_bytes(), names)
+    except (OSError, ValueError) as error:
+        raise SnapshotError(f"{path}: cannot be read ({error}); delete it to make a reference anew") from error
 
 
 def save(directory: Path, table: IdempotencyTable, editions: Editions, now_ns: int, wall_ns: int) -> int:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from fraudgate.drift.reference import Reference
-from fraudgate.errors import EngineRefused
+from fraudgate.errors import EngineRefused, SnapshotError
 from fraudgate.features.schema import FeatureSchema
 from fraudgate.v1 import latency_pb2
-from tests.integration.server import MODEL, serve, transaction
+from tests.integration.server import MODEL, Running, serve, transaction
 from tests.unit.onnx_graphs import int8_graph, publish_graph
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.usefixtures("frontend")]
@@ -55,6 +55,37 @@ async def test_the_report_names_what_has_drifted_from_the_reference(
         url = f"http://127.0.0.1:{server.service._ops.port}/metrics"
         text = (await asyncio.to_thread(lambda: urlopen(url).read())).decode()
         assert 'fraudgate_drifted{feature="TX_AMOUNT"} 1.0' in text
+
+
+async def test_a_restart_does_not_take_a_drifted_stream_as_its_reference(models: Path, tmp_path: Path) -> None:
+    rows = 1_024
+    sections = {"drift": {"window_rows": rows, "reference_rows": rows}, "state": {"dir": str(tmp_path)}}
+
+    async def sent(server: Running, kind: str, amount_minor: int) -> dict[str, str]:
+        for half in range(2):
+            made = [
+                transaction(f"{kind} {half} {row}", amount_minor=amount_minor * (row % 64)) for row in range(rows // 2)
+            ]
+            await server.score_rows(made)
+        report = (await server.latency.GetLatencyReport(latency_pb2.GetLatencyReportRequest())).drift
+        assert (report.source, report.reference_rows) == ("live", rows)
+        return {each.feature: each.verdict for each in report.features}
+
+    async with serve(models, **sections) as server:
+        assert await sent(server, "first", 100) == {}
+    for again in range(2):
+        async with serve(models, **sections) as server:
+            assert "restored drift: 1,024 transactions of before are the reference" in server.lines
+            found = await sent(server, f"then {again}", 10_000)
+            assert found["TX_AMOUNT"] == "drifted"
+            assert "score" in found
+
+
+async def test_a_damaged_drift_snapshot_is_refused_by_name(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "drift.json").write_bytes(b'{"columns": [')
+    with pytest.raises(SnapshotError, match=r"drift\.json: cannot be read .*delete it to make a reference anew"):
+        async with serve(models, state={"dir": str(tmp_path)}):
+            pass
 
 
 async def test_drift_can_be_switched_off(models: Path) -> None:

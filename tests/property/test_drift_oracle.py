@@ -1,6 +1,6 @@
 """Bins, PSI, KS and the live window against their definitions, one value at a time."""
 
-from math import log
+from math import log, nan
 from random import Random
 
 import numpy as np
@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from fraudgate.drift.kept import LiveReference
 from fraudgate.drift.reference import BINS_MAX, SCORE, Bins, Reference, bin_edges, has_drifted, ks, psi
 from fraudgate.drift.watch import DriftReport, DriftWatch
 from fraudgate.errors import EngineRefused
@@ -264,6 +265,60 @@ def test_a_value_beyond_float32_is_watched_as_infinite() -> None:
     for _ in range(96):
         record(watch, [(1.0, 2, 1e300, 0.5)])
     assert watch.report().drifted == []
+
+
+@given(st.lists(ROW, min_size=32, max_size=32), st.lists(ROW, min_size=32, max_size=64))
+def test_a_reference_of_live_rows_outlives_the_process(first: list[Row], then: list[Row]) -> None:
+    watch = DriftWatch(NAMES, engine="A", window_rows=64, reference_rows=32)
+    assert watch.kept() is None
+    record(watch, first)
+    kept = watch.kept()
+    assert kept is not None
+    assert kept.scores.keys() == {"A"}
+    data = kept.to_json()
+    assert data is not None
+    again = DriftWatch(NAMES, LiveReference.from_json(data, NAMES), engine="A", window_rows=64, reference_rows=32)
+    for each in (watch, again):
+        record(each, then)
+    assert again.report() == watch.report()
+    assert again.report().source == "live"
+    assert again.score() == watch.score()
+    found = again.kept()
+    assert found is not None
+    assert found.to_json() == data
+    other = DriftWatch(NAMES, LiveReference.from_json(data, NAMES), engine="B", window_rows=64)
+    record(other, then)
+    assert other.score() is None, "the scores of another engine"
+
+
+def test_what_makes_no_reference_is_not_kept() -> None:
+    rows = np.zeros((4, 3), np.float32)
+    published = DriftWatch(NAMES, Reference.of(NAMES, rows, np.full(4, 0.5, np.float32)))
+    assert published.kept() is None
+    watch = DriftWatch(NAMES, window_rows=4, reference_rows=4)
+    record(watch, [(nan, 0, 1.0, 0.5)] * 4)
+    kept = watch.kept()
+    assert kept is not None
+    assert kept.to_json() is None
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        ((b"AMOUNT", b"OTHER"), "other features"),
+        ((b'"counts":[0', b'"counts":[-1'), "Expected `int` >= 0"),
+        ((b'"counts":[0,', b'"counts":['), "do not hold"),
+        ((b'"edges":"', b'"edges":"AAAA'), "multiple of element size"),
+        ((b"{", b""), "malformed|truncated|Expected"),
+    ],
+)
+def test_a_kept_reference_that_was_changed_is_refused(edit: tuple[bytes, bytes], message: str) -> None:
+    watch = DriftWatch(NAMES, window_rows=4, reference_rows=4)
+    record(watch, [(float(row), row, 1.0, 0.5) for row in range(4)])
+    data = (kept.to_json() if (kept := watch.kept()) else None) or b""
+    assert edit[0] in data
+    with pytest.raises(ValueError, match=message):
+        LiveReference.from_json(data.replace(*edit, 1), NAMES)
 
 
 def test_repr_says_what_has_drifted() -> None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fraudgate.drift.kept import LiveReference
 from fraudgate.drift.reference import SCORE, Bins, Reference, has_drifted, ks, psi
 from fraudgate.latency.recorder import Waiting
 from fraudgate.transaction import ANSWER_DTYPE, Answers, Float32, Float64
@@ -176,7 +177,7 @@ class DriftWatch:
     def __init__(
         self,
         names: Sequence[str],
-        reference: Reference | None = None,
+        reference: Reference | LiveReference | None = None,
         *,
         engine: str = "",
         calendar: Collection[str] = (),
@@ -185,11 +186,15 @@ class DriftWatch:
     ) -> None:
         """``names``: of the features, in the order of the tensor; ``calendar``: those that follow the clock.
 
-        ``engine``: whose scores these are at first.
+        ``reference``: the model's, or a live one of an earlier process. ``engine``: whose scores these are at first.
         """
+        self._source: Source = "model" if isinstance(reference, Reference) else "live"
+        self._scores: dict[str, Bins] = {}  # by engine
+        if isinstance(reference, LiveReference):
+            self._scores, reference = dict(reference.scores), reference.reference
+        elif reference is not None:
+            self._scores = {engine: reference.columns[-1]}
         self._names, self._calendar, self._reference = tuple(names), frozenset(calendar), reference
-        self._scores = {engine: reference.columns[-1]} if reference is not None else {}  # bins by engine
-        self._source: Source = "live" if reference is None else "model"
         self._reference_rows_wanted = reference_rows if reference is None else reference.rows
         first = Ring(reference_rows, len(names)) if reference is None else None
         self._reference_rows, self._window_rows = reference_rows, window_rows
@@ -222,6 +227,13 @@ class DriftWatch:
         elif rows.first is not None and rows.first.room:
             rows.first_engine, rows.first = engine, Ring(self._reference_rows, features)
         self._recording = _Recording(engine, rows)
+
+    def kept(self) -> LiveReference | None:
+        """The reference made from live rows, complete; None where there is none yet, or the model brought its own."""
+        reference = self._reference or self._made_reference(self._recording.copy())
+        if reference is None or self._source == "model":
+            return None
+        return LiveReference(reference, dict(self._scores))
 
     def score(self) -> FeatureDrift | None:
         """The score alone, some hundred microseconds; None while there are too few rows or there is no reference."""

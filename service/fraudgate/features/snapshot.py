@@ -5,9 +5,11 @@ means "no such id". Buckets lie series after series, ascending, and only those t
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -64,12 +66,18 @@ def write(store: "EmbeddedStore", directory: Path) -> Path:
 
 
 def write_whole(path: Path, batch: pa.RecordBatch) -> None:
-    """One batch as an Arrow IPC file that appears whole or not at all: temporary file, fsync, rename."""
+    """One batch as an Arrow IPC file that appears whole or not at all."""
+    with appearing_whole(path) as file, pa.ipc.new_file(file, batch.schema) as writer:
+        writer.write_batch(batch)
+
+
+@contextmanager
+def appearing_whole(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which stands at ``path`` from the end on: temporary file, fsync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
     with temporary.open("wb") as file:
-        with pa.ipc.new_file(file, batch.schema) as writer:
-            writer.write_batch(batch)
+        yield file
         file.flush()
         os.fsync(file.fileno())
     temporary.rename(path)
