@@ -16,8 +16,7 @@ from fraudgate.engines.base import Engine
 from fraudgate.engines.bounds import Bounds
 from fraudgate.engines.conformance import Request
 from fraudgate.engines.fleet import Large, Loaded
-from fraudgate.engines.loading import Opened, bound
-from fraudgate.engines.onnxruntime import OnnxEngine
+from fraudgate.engines.loading import Opened, bound, opened
 from fraudgate.engines.pacing import paced
 from fraudgate.engines.providers import engine_cache
 from fraudgate.engines.repository import DRIFT, Manifest, Version, read_version, resolve
@@ -47,13 +46,14 @@ class Engines:
         """Open, warm up and prove a version. Raises EngineRefused."""
         model = self._config.model
         cache_dir = engine_cache(model.cache_dir)
-        return OnnxEngine.of(version, self._schema.fingerprint, model.provider, model.allow_fallback, cache_dir)
+        provider, fallback, plan_dir = model.provider, model.allow_fallback, Path(model.plan_dir)
+        return opened(version, self._schema.fingerprint, provider, fallback, cache_dir, plan_dir)
 
-    def loaded(self, opened: Opened, reference: Reference | None) -> Loaded:
+    def loaded(self, engine: Opened, reference: Reference | None) -> Loaded:
         """An opened engine that may decide: on the loop, which numbers the editions."""
-        edition = self._editions.add(_edition(opened.engine, self._rules))
-        member = Member(opened.inference, _thresholds(opened.engine), edition)
-        return Loaded(opened, member, reference, reference.columns[-1] if reference is not None else None)
+        edition = self._editions.add(_edition(engine.engine, self._rules))
+        member = Member(engine.inference, _thresholds(engine.engine), edition)
+        return Loaded(engine, member, reference, reference.columns[-1] if reference is not None else None)
 
     def load(self, name: str, version: str) -> Loaded:
         """A version that may decide, at the start. Raises EngineRefused."""
@@ -73,7 +73,8 @@ class Engines:
         Raises EngineRefused with what speaks against the version, or where it is not ``manifest`` that was checked.
         """
         live = self.path(against.info.name, against.info.version)
-        request = Request(str(directory), self._config.features.schema, self._config.model.provider, True, str(live))
+        model, schema = self._config.model, self._config.features.schema
+        request = Request(str(directory), schema, model.provider, True, str(live), model.plan_dir)
         sandbox = Sandbox()
         try:
             verdict = await asyncio.to_thread(sandbox.check, request)

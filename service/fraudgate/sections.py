@@ -92,10 +92,14 @@ class Model(Section, forbid_unknown_fields=True, frozen=True):
     name: str = "handbook"
     version: str = ""
     """Empty = the newest."""
-    provider: Literal["cpu", "cuda", "tensorrt"] = "cpu"
+    provider: Literal["cpu", "cuda", "tensorrt", "tensorrt-plan", "rtx-plan"] = "cpu"
+    """cpu, cuda and tensorrt are of ONNX Runtime; the others run a plan that ``fraudgate model compile`` has made."""
     allow_fallback: bool = False
+    """Of cuda and tensorrt: run on the CPU where they are not at hand."""
     cache_dir: str = ""
     """Where the tensorrt provider keeps compiled engines and timings; empty = the user's cache."""
+    plan_dir: str = ""
+    """Where the plans lie, under the names that ``fraudgate model compile`` gives; empty = the working directory."""
 
 
 class Tier(Section, forbid_unknown_fields=True, frozen=True):

@@ -9,9 +9,10 @@ import pytest
 from fraudgate.engines import cuda, golden
 from fraudgate.engines.extras import need
 from fraudgate.engines.invariance import check_invariance
+from fraudgate.engines.loading import opened
 from fraudgate.engines.onnxruntime import PROVIDERS, OnnxEngine
-from fraudgate.engines.plan import MODULES, compile_plan, write_plan
-from fraudgate.engines.repository import GOLDEN, MODEL, read_files, read_manifest
+from fraudgate.engines.plan import MODULES, compile_plan, plan_name, write_plan
+from fraudgate.engines.repository import GOLDEN, MODEL, read_files, read_manifest, read_version
 from fraudgate.engines.tensorrt import TensorRTEngine
 from fraudgate.errors import EngineRefused
 from fraudgate.tensors import Slab
@@ -56,8 +57,10 @@ def native(target, model_dir, tmp_path) -> TensorRTEngine:
     manifest = read_manifest(model_dir)
     model = read_files(model_dir, manifest)[MODEL]
     capability = cuda.compute_capability() if target == "rtx" else None
-    write_plan(tmp_path / "model.plan", compile_plan(model, manifest, target, capability))
-    return TensorRTEngine.load(model_dir, manifest.schema_fingerprint, tmp_path / "model.plan")
+    write_plan(tmp_path / plan_name(manifest, target), compile_plan(model, manifest, target, capability))
+    engine = opened(read_version(model_dir), manifest.schema_fingerprint, f"{target}-plan", plan_dir=tmp_path)
+    assert isinstance(engine, TensorRTEngine)
+    return engine
 
 
 def golden_rows(model_dir: Path) -> golden.Golden:

@@ -11,14 +11,25 @@ from pathlib import Path
 
 import pytest
 
+from fraudgate.cli import main
 from fraudgate.commands import model
 from fraudgate.engines import cuda
-from fraudgate.engines.plan import Plan, PlanRecord, compile_plan, integer_layers, read_plan, record_path, write_plan
-from fraudgate.engines.repository import Manifest, read_manifest
+from fraudgate.engines.plan import (
+    PROVIDERS,
+    Plan,
+    PlanRecord,
+    compile_plan,
+    integer_layers,
+    plan_name,
+    read_plan,
+    record_path,
+    write_plan,
+)
+from fraudgate.engines.repository import Manifest, read_manifest, read_version
 from fraudgate.engines.tensorrt import TensorRTEngine, in_child
 from fraudgate.errors import ConfigError, EngineFailed, EngineRefused
 from tests.unit.onnx_graphs import FINGERPRINT, dynamic_graph, int8_graph, publish_graph
-from tests.unit.test_model_command import arguments
+from tests.unit.test_model_command import arguments, published
 
 DATA = b"the bytes of a plan"
 DIGEST = "0" * 64
@@ -159,12 +170,44 @@ def test_a_plan_needs_its_schema_its_record_and_a_gpu(tmp_path, monkeypatch):
     directory = publish_graph(tmp_path / "repository", int8_graph())
     path = tmp_path / "a.plan"
     with pytest.raises(EngineRefused, match="test/1: trained on feature schema"):
-        TensorRTEngine.load(directory, "e" * 64, path)
+        TensorRTEngine.of(read_version(directory), "e" * 64, path)
     with pytest.raises(EngineRefused, match="test/1: cannot read"):
-        TensorRTEngine.load(directory, FINGERPRINT, path)
+        TensorRTEngine.of(read_version(directory), FINGERPRINT, path)
     write_plan(path, plan_of(read_manifest(directory)))
     with pytest.raises(EngineRefused, match=r"test/1: cuda\.bindings\.runtime is not at hand"):
-        TensorRTEngine.load(directory, FINGERPRINT, path)
+        TensorRTEngine.of(read_version(directory), FINGERPRINT, path)
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_server_that_cannot_run_its_plan_says_why(tmp_path, monkeypatch, capsys, provider):
+    for module in ("cuda.bindings.runtime", "cuda.bindings", "cuda"):
+        monkeypatch.setitem(sys.modules, module, None)
+    directory = published(tmp_path / "repository")
+    path = tmp_path / plan_name(read_manifest(directory), PROVIDERS[provider])
+    config = tmp_path / "fraudgate.toml"
+    model = {
+        "repository": str(tmp_path / "repository"),
+        "name": "test",
+        "provider": provider,
+        "plan_dir": str(tmp_path),
+    }
+    config.write_text("[model]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in model.items()))
+    serve = ["serve", "--config", str(config)]
+    assert main(serve) == 2
+    assert f"test/1: cannot read {path}: No such file or directory; fraudgate model compile makes" in tried(capsys)
+    write_plan(path, plan_of(read_manifest(directory), target=PROVIDERS[provider]))
+    assert main(serve) == 2
+    assert "test/1: cuda.bindings.runtime is not at hand" in (told := tried(capsys))
+    assert "pip install 'fraudgate[tensorrt]'" in told
+    words = ["model", "check", str(directory), "--provider", provider, "--plan-dir", str(tmp_path), "--quick", "--json"]
+    assert main(words) == 1
+    checks = {check["check"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
+    assert (checks["engine"]["holds"], checks["golden"]["skipped"]) == (False, True)
+    assert any(word in checks["engine"]["detail"] for word in ("is not at hand", "no GPU answers", "needs"))
+
+
+def tried(capsys) -> str:
+    return str(capsys.readouterr().err)
 
 
 class Status(Enum):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fraudgate.engines.conformance import Request, Result
 from fraudgate.engines.onnxruntime import PROVIDERS
+from fraudgate.engines.plan import PROVIDERS as PLAN_PROVIDERS
 from fraudgate.engines.sandbox import Verdict, check_model
 from fraudgate.errors import ConfigError
 
@@ -27,7 +28,10 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     """Declare what every verb that checks a directory asks for."""
     parser.add_argument("directory", type=Path, metavar="DIR", help="models/repository/<model>/<version>")
     parser.add_argument("--schema", metavar="NAME|FILE", help="the feature schema to serve it with")
-    parser.add_argument("--provider", choices=PROVIDERS, default="cpu")
+    parser.add_argument("--provider", choices=(*PROVIDERS, *PLAN_PROVIDERS), default="cpu")
+    parser.add_argument(
+        "--plan-dir", default="", metavar="DIR", help="where its plan lies, of tensorrt-plan and rtx-plan"
+    )
 
 
 def run(args: argparse.Namespace) -> tuple[dict[str, object], list[str], int]:
@@ -35,7 +39,8 @@ def run(args: argparse.Namespace) -> tuple[dict[str, object], list[str], int]:
     for directory in filter(None, (args.directory, args.against)):
         need_directory(directory)
     against = str(args.against) if args.against else None
-    verdict = check_model(Request(str(args.directory), args.schema, args.provider, args.quick, against))
+    request = Request(str(args.directory), args.schema, args.provider, args.quick, against, args.plan_dir)
+    verdict = check_model(request)
     return form(verdict), lines(verdict), int(not verdict.holds)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from fraudgate.engines.plan import MODULES, Plan, compile_plan, write_plan
+from fraudgate.engines.plan import MODULES, Plan, compile_plan, plan_name, write_plan
 from fraudgate.engines.providers import engine_cache, make_private
 from fraudgate.engines.repository import MODEL, Manifest, read_files, read_manifest
 from fraudgate.errors import ConfigError
@@ -37,7 +37,7 @@ def compile_model(args: argparse.Namespace) -> tuple[dict[str, object], list[str
     if not args.directory.is_dir():
         raise ConfigError(f"no directory {args.directory}: name models/repository/<model>/<version>")
     manifest = read_manifest(args.directory)
-    out = args.out or Path(f"{manifest.name}-{manifest.version}-{args.target}.plan")
+    out = args.out or Path(plan_name(manifest, args.target))
     if out.resolve().is_relative_to(args.directory.resolve()):
         raise ConfigError(f"{out} lies in the version's own directory, which never changes: choose another --out")
     print(f"compiling {manifest.name}/{manifest.version} for {args.target}", file=sys.stderr)

@@ -45,7 +45,8 @@ def run(args: argparse.Namespace) -> tuple[dict[str, object], list[str], int]:
         raise EngineRefused(f"{target} exists, and a published version never changes: choose another version")
     newest = _newest(args.repository, manifest.name)
     against = str(newest) if newest else None
-    verdict = check_model(Request(str(args.directory), args.schema, args.provider, against=against))
+    request = Request(str(args.directory), args.schema, args.provider, against=against, plan_dir=args.plan_dir)
+    verdict = check_model(request)
     form = check.form(verdict) | {"against": against, "published": None}
     if not verdict.holds:
         return form, [*check.lines(verdict), f"not published: {verdict.reason}"], 1

@@ -32,10 +32,11 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from fraudgate.engines import golden, probes
+from fraudgate.engines.base import Engine
 from fraudgate.engines.graph import read_graph
 from fraudgate.engines.kernels import INTEGER_KERNELS, optimised_operators
-from fraudgate.engines.onnxruntime import OnnxEngine
-from fraudgate.engines.repository import GOLDEN, MODEL, Manifest, read_files, read_manifest, read_version
+from fraudgate.engines.loading import opened, opened_unproved
+from fraudgate.engines.repository import GOLDEN, MODEL, Manifest, Version, read_files, read_manifest, read_version
 from fraudgate.errors import EngineRefused, FraudgateError
 from fraudgate.features.schema import SCHEMAS_DIRECTORY, FeatureSchema
 from fraudgate.limits import SECOND_NS
@@ -71,6 +72,8 @@ class Request(Struct, frozen=True):
     provider: str = "cpu"
     quick: bool = False
     against: str | None = None
+    plan_dir: str = ""
+    """Where the plans lie, of a provider that runs them."""
 
     @property
     def effort(self) -> Effort:
@@ -96,7 +99,7 @@ class Subject:
     manifest: Manifest = field(init=False)
     files: dict[str, bytes] = field(init=False)
     schema: FeatureSchema = field(init=False)
-    engine: OnnxEngine = field(init=False)
+    engine: Engine = field(init=False)
     pace: str = field(init=False)
     """The engine's latency: set when it is fast enough for many runs."""
     rows: golden.Golden = field(init=False)
@@ -184,8 +187,9 @@ def _plan(subject: Subject) -> str:
 
 
 def _engine(subject: Subject) -> str:
-    subject.engine = engine = OnnxEngine(subject.files[MODEL], subject.manifest, subject.request.provider)
-    return f"ONNX Runtime {engine.info.runtime} on {engine.info.provider}, {engine.features} features -> 32 scores"
+    version, request = Version(subject.manifest, subject.files), subject.request
+    subject.engine = engine = opened_unproved(version, request.provider, Path(request.plan_dir))
+    return f"runtime {engine.info.runtime} on {engine.info.provider}, {engine.features} features -> 32 scores"
 
 
 def _latency(subject: Subject) -> str:
@@ -229,16 +233,17 @@ def _monotone(subject: Subject) -> str:
 
 
 def _against(subject: Subject) -> str:
-    if subject.request.against is None:
+    request, fingerprint = subject.request, subject.manifest.schema_fingerprint
+    if request.against is None:
         return "no other version was named"
-    version = read_version(Path(subject.request.against))
-    other = OnnxEngine.of(version, subject.manifest.schema_fingerprint, subject.request.provider)
+    version = read_version(Path(request.against))
+    other = opened(version, fingerprint, request.provider, plan_dir=Path(request.plan_dir))
     if GOLDEN not in version.files:
-        raise EngineRefused(f"{subject.request.against} has no {GOLDEN} to compare on")
+        raise EngineRefused(f"{request.against} has no {GOLDEN} to compare on")
     rows = golden.decode(version.files[GOLDEN])
     if rows.fp32 is not None and subject.rows.fp32 is None:
         raise EngineRefused(f"published without FP32 scores, which {other.info.model} has: leave them in")
-    return probes.against(subject.engine, other, rows, subject.request.effort.latency_runs)
+    return probes.against(subject.engine, other, rows, request.effort.latency_runs)
 
 
 def _invariance(subject: Subject) -> str:

@@ -23,6 +23,8 @@ from fraudgate.errors import EngineRefused
 
 Target = Literal["tensorrt", "rtx"]
 MODULES: dict[Target, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
+PROVIDERS: dict[str, Target] = {"tensorrt-plan": "tensorrt", "rtx-plan": "rtx"}
+"""What ``model.provider`` calls the targets."""
 RECORD_BYTES_MAX = 1 << 20
 _DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT32": "int32", "INT8": "int8", "UINT8": "uint8"}
 
@@ -99,6 +101,11 @@ def read_plan(path: Path, manifest: Manifest) -> Plan:
     if (record.inputs, record.outputs) != (manifest.inputs, manifest.outputs):
         raise EngineRefused(f"{path} has other inputs or outputs than {manifest.name}/{manifest.version}")
     return Plan(data, record)
+
+
+def plan_name(manifest: Manifest, target: Target) -> str:
+    """What the plan of a version is called, wherever it lies."""
+    return f"{manifest.name}-{manifest.version}-{target}.plan"
 
 
 def record_path(path: Path) -> Path:

@@ -5,6 +5,7 @@ Not verified on hardware yet: tests/gpu runs it where there is a GPU.
 """
 
 import multiprocessing
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from fraudgate.engines import cuda, golden
 from fraudgate.engines.base import EngineInfo, warm_up
 from fraudgate.engines.extras import need
 from fraudgate.engines.plan import MODULES, Plan, Target, read_plan
-from fraudgate.engines.repository import GOLDEN, Manifest, check_schema, read_version
+from fraudgate.engines.repository import GOLDEN, Manifest, Version, check_schema
 from fraudgate.errors import EngineFailed, EngineRefused
 from fraudgate.limits import BATCH_ROWS_MAX
 from fraudgate.tensors import Slab
@@ -28,9 +29,9 @@ class TensorRTEngine:
     """An ``Engine`` on a TensorRT plan, on the first GPU. One thread at a time calls it."""
 
     @classmethod
-    def load(cls, model_dir: Path, schema_fingerprint: str, plan_path: Path) -> "TensorRTEngine":
-        """Load the plan of a published version, warm it up and prove its golden rows. Raises EngineRefused."""
-        manifest, files = read_version(model_dir)
+    def of(cls, version: Version, schema_fingerprint: str, plan_path: Path) -> "TensorRTEngine":
+        """Open the plan of a version, warm it up and prove its golden rows. Raises EngineRefused with the reason."""
+        manifest, files = version
         try:
             check_schema(manifest, schema_fingerprint)
             engine = cls(read_plan(plan_path, manifest), manifest)
@@ -53,6 +54,7 @@ class TensorRTEngine:
         self._engine = deserialise(record.target, plan.data)
         self._stream = cuda.Stream()
         self._slots: list[_Slot] = []
+        weakref.finalize(self, _free, self._slots)
         self._names = record.inputs[0].name, record.outputs[0].name
         self.features: int = record.inputs[0].shape[1]
         self.info = EngineInfo(
@@ -76,15 +78,18 @@ class TensorRTEngine:
     def bind(self, slabs: Sequence[Slab]) -> None:
         """Bind the slabs as slots 0..len(slabs); earlier slots are forgotten and their memory is given back."""
         assert all(slab.features == self.features for slab in slabs), "slabs of another width"
-        for slot in self._slots:
-            slot.free()
-        self._slots = []
+        _free(self._slots)
         for slab in slabs:
             self._slots.append(_Slot(slab, self._stream, self._engine, self._names))
 
     def run(self, slot: int) -> Float32:
         """Score the slab of ``slot``: float32[32], valid until that slot runs again. Raises EngineFailed."""
         return self._slots[slot].run()
+
+
+def _free(slots: "list[_Slot]") -> None:
+    while slots:
+        slots.pop().free()
 
 
 class _Slot:
