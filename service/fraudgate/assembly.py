@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 
 from fraudgate import state, wheel
 from fraudgate.audit.batch_log import BatchLog
+from fraudgate.audit.edition_file import note_edition
 from fraudgate.clock import Clock, monotonic_ns, time_ns
 from fraudgate.config import Config
 from fraudgate.drift.kept import LiveReference
@@ -82,6 +84,8 @@ def assemble(config: Config, say: Say) -> Parts:
     recorder, counters = Recorder(monotonic_ns(), config.batching.budget_ns), Counters()
     counters.add_source(wheel.counts)
     log = _open_log(config, schema, loaded.engine, rules)
+    if log is not None:
+        editions.tell(partial(note_edition, Path(config.log.dir), log.run))
     drift = load_drift(config, schema, loaded, say)
     large = engines.large(monotonic_ns)
     future_ns = config.event_time.future_max_seconds * SECOND_NS

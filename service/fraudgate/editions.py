@@ -2,6 +2,7 @@
 the same bytes after the model, the rules or the process have changed.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,11 +41,20 @@ class Editions:
 
     def __init__(self) -> None:
         self._by_number: dict[int, Edition] = {}
+        self._tell: Callable[[int, Edition], None] | None = None
+
+    def tell(self, tell: Callable[[int, Edition], None]) -> None:
+        """Tell of every edition: those that are here now, and each that is added before it decides anything."""
+        self._tell = tell
+        for number, edition in self._by_number.items():
+            tell(number, edition)
 
     def add(self, edition: Edition) -> int:
         """Give an edition the next number."""
         number = max(self._by_number, default=0) + 1
         self._by_number[number] = edition
+        if self._tell is not None:
+            self._tell(number, edition)
         return number
 
     def __getitem__(self, number: int) -> Edition:

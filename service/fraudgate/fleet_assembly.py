@@ -52,7 +52,7 @@ class Engines:
     def loaded(self, engine: Opened, reference: Reference | None) -> Loaded:
         """An opened engine that may decide: on the loop, which numbers the editions."""
         edition = self._editions.add(_edition(engine.engine, self._rules))
-        member = Member(engine.inference, _thresholds(engine.engine), edition)
+        member = Member(engine.inference, thresholds_of(engine.engine), edition)
         return Loaded(engine, member, reference, reference.columns[-1] if reference is not None else None)
 
     def load(self, name: str, version: str) -> Loaded:
@@ -114,7 +114,7 @@ class Engines:
         return Reference.from_json(data, self._schema.names)
 
 
-def _thresholds(engine: Engine) -> Thresholds:
+def thresholds_of(engine: Engine) -> Thresholds:
     """As float32, like the scores: a score that reads .9 reaches a threshold of .9."""
     manifest = engine.info.thresholds
     return Thresholds(float(np.float32(manifest.review)), float(np.float32(manifest.decline)))

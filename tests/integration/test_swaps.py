@@ -16,8 +16,10 @@ import msgspec
 import numpy as np
 import pytest
 
+from fraudgate.audit.decisions import Decider, DecisionReplay
 from fraudgate.audit.replay import replay_composition
 from fraudgate.cli import main
+from fraudgate.commands.deciders import Deciders
 from fraudgate.control import candidate
 from fraudgate.engines.base import Engine
 from fraudgate.engines.placement import ThreadedEngine
@@ -25,11 +27,12 @@ from fraudgate.engines.repository import Manifest, read_manifest
 from fraudgate.engines.trial import chosen
 from fraudgate.errors import EngineFailed, EngineRefused
 from fraudgate.fleet_assembly import Engines
+from fraudgate.guardrails.decision import Thresholds
 from fraudgate.limits import BATCH_ROWS_MAX
 from fraudgate.transaction import Float32
 from fraudgate.v1 import models_pb2 as mb
 from fraudgate.v1 import scoring_pb2 as pb
-from tests.integration.server import HELD_GATE, Running, request, until
+from tests.integration.server import HELD_GATE, FailingEngine, Running, request, transaction, until
 from tests.integration.swapping import (
     FIRST,
     MOVED,
@@ -426,6 +429,87 @@ async def test_the_batch_log_of_a_run_with_swaps_replays(root: Path, tmp_path: P
     found = replay_composition(tmp_path)
     assert (found.same, found.rows, found.missing) == (True, len(caller.answers), 0)
     assert main(["replay", "--batches", str(tmp_path)]) == 0
+
+
+@pytest.mark.usefixtures("unchecked")
+async def test_decisions_across_a_swap_are_decided_again_byte_for_byte(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A canary, a swap, a retry, a refused row, an engine that fails and the way back, all in one log."""
+    log, copy = tmp_path / "log", tmp_path / "copy"
+    async with serving(root, log={"dir": str(log)}) as server:
+        caller = Caller(server)
+        await promote(server, "2", stages_percent=[50, 100], stage_rows_min=256)
+        while len(caller.answers) < 128:
+            await caller.send()
+        assert versions(caller.answers) == {"1", "2"}
+        await caller.send_until_live("2")
+        await server.score_rows([payment(0), payment(1_000_000), transaction("bad", currency="")])
+        server.use(FailingEngine())
+        await caller.send()
+        await rollback(server)
+        await caller.send()
+    replay = ["replay", "--batches", str(log), "--decisions", "--repository"]
+    assert main([*replay, str(root), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["decisions"]
+    assert (found["same"], found["rows"], found["differing"]) == (True, len(caller.answers) + 1, 0)
+    assert (found["retries"], found["refused"], found["unscored"]) == (1, 1, BATCH_ROWS_MAX)
+    assert found["models"].keys() == {f"{NAME}/1", f"{NAME}/2"}
+    assert sum(found["models"].values()) == found["rows"]
+    assert main([*replay, str(root)]) == 0
+    assert "same: every decision, score and rule bit is as logged" in capsys.readouterr().out
+    FIRST.write(copy)
+    assert main([*replay, str(copy)]) == 2
+    assert "no version '2'" in capsys.readouterr().err
+    SECOND.write(copy)
+    assert main([*replay, str(copy)]) == 2
+    assert "is not the one that decided" in capsys.readouterr().err
+    (editions,) = log.glob("editions-*.jsonl")
+    text = editions.read_text()
+    editions.write_text(text.replace('"rules_version":"', '"rules_version":"f'))
+    assert main([*replay, str(root)]) == 2
+    assert "name their file with --rules" in capsys.readouterr().err
+    editions.write_text("\n".join(text.splitlines()[:1]) + "\n")
+    assert main([*replay, str(root)]) == 2
+    assert "is not among those of its run" in capsys.readouterr().err
+    editions.unlink()
+    assert main([*replay, str(root)]) == 2
+    assert "does not say which engine decided" in capsys.readouterr().err
+
+
+def by_one_bit(decider: Decider) -> Decider:
+    return decider._replace(score=lambda features: np.nextafter(decider.score(features), np.float32(2)))
+
+
+def by_a_threshold(decider: Decider) -> Decider:
+    return decider._replace(thresholds=Thresholds(1e-9, 1.0))
+
+
+@pytest.mark.parametrize("otherwise", [by_one_bit, by_a_threshold])
+async def test_a_row_that_is_decided_otherwise_is_named(
+    root: Path,
+    tmp_path: Path,
+    otherwise: Callable[[Decider], Decider],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async with serving(root, log={"dir": str(tmp_path)}) as server:
+        await Caller(server).send()
+    open_ = Deciders.open
+    monkeypatch.setattr(Deciders, "open", lambda deciders, edition: otherwise(open_(deciders, edition)))
+    replay = ["replay", "--batches", str(tmp_path), "--decisions", "--repository", str(root)]
+    assert main(replay) == 1
+    told = capsys.readouterr().out
+    assert "DIFFERENT: " in told
+    assert re.search(r"first difference: tx-\d+ in batch 0 of run [0-9a-f]{16}, by handbook/1", told)
+    assert main([*replay, "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert (found["same"], found["decisions"]["same"]) == (True, False)
+    assert found["decisions"]["first_difference"]["logged"] != found["decisions"]["first_difference"]["replayed"]
+
+
+def test_a_log_without_decisions_proves_nothing_of_them() -> None:
+    assert not DecisionReplay().same
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -61,7 +61,9 @@ class BatchLog:
     ) -> None:
         missing = set(METADATA_KEYS) - set(metadata)
         assert not missing, f"the batch log's metadata lacks {sorted(missing)}"
-        self._metadata = {**metadata, "run": token_hex(8)}
+        self.run = token_hex(8)
+        """Names this process in every file."""
+        self._metadata = {**metadata, "run": self.run}
         self._features = len(feature_names(metadata))
         self._schema = log_schema(self._features)
         self._files = RotatedFiles(_made(Path(directory)), rotate_bytes, files_max)
