@@ -1,6 +1,8 @@
 """Two tiers and the drift of a promoted version over a real server: the published model, and a wider network."""
 
 import asyncio
+import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 
+from fraudgate.cli import main
 from fraudgate.control.patrol import PERIOD_SECONDS
 from fraudgate.drift.reference import Reference
 from fraudgate.errors import EngineFailed, EngineRefused
@@ -117,6 +120,20 @@ async def test_scores_within_the_band_are_the_large_engines_whatever_shares_the_
         assert (given == score) == (name == NAME)
         assert fallback == pb.FALLBACK_STALE_FEATURES, "the store is cold; a tier's decision is a full one"
     assert 20 < sum(name == LARGE for _, name, _, _ in found[0]) < ROWS - 20
+
+
+async def test_decisions_of_both_tiers_are_decided_again_from_the_log(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, low, high = await band_of(repository)
+    async with serve(repository, **tiers(low=low, high=high), log={"dir": str(tmp_path)}) as server:
+        answers = await decided(server, payments(), 7)
+    words = ["replay", "--batches", str(tmp_path), "--decisions", "--repository", str(repository), "--json"]
+    assert main(words) == 0
+    found = json.loads(capsys.readouterr().out)["decisions"]
+    shares = Counter(f"{each.model.name}/1" for each in answers)
+    assert (found["same"], found["rows"], found["models"]) == (True, ROWS, shares)
+    assert len(shares) == 2
 
 
 async def test_under_pressure_the_small_engine_decides_alone_and_says_so(repository: Path) -> None:
