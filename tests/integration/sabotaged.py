@@ -4,10 +4,11 @@
 the sabotage. ``forged`` records the golden bits again on the spoilt engine, ``forged_fp32`` the FP32 scores too.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -69,7 +70,7 @@ class Version:
         """Another constant."""
         return self.edited(lambda graph: _change(graph, name, change))
 
-    def ending(self, *nodes: onnx.NodeProto, **constants: np.ndarray) -> "Version":
+    def ending(self, *nodes: onnx.NodeProto, **constants: np.ndarray | np.generic) -> "Version":
         """Nodes behind the last one: from ``RAW``, the sound score, to ``OUTPUT``."""
         return self.edited(lambda graph: _end(graph, nodes, constants))
 
@@ -87,7 +88,7 @@ def sound() -> Version:
     return version.forged()
 
 
-def node(op: str, inputs: list[str], output: str = OUTPUT, **attributes: object) -> onnx.NodeProto:
+def node(op: str, inputs: list[str], output: str = OUTPUT, **attributes: Any) -> onnx.NodeProto:
     """A node of one output."""
     return helper.make_node(op, inputs, [output], **attributes)
 
@@ -125,14 +126,16 @@ def _change(graph: onnx.GraphProto, name: str, change: Callable[[np.ndarray], np
     tensor.CopyFrom(numpy_helper.from_array(np.asarray(change(before.copy()), before.dtype), name))
 
 
-def _end(graph: onnx.GraphProto, nodes: tuple[onnx.NodeProto, ...], constants: dict[str, np.ndarray]) -> None:
+def _end(
+    graph: onnx.GraphProto, nodes: tuple[onnx.NodeProto, ...], constants: Mapping[str, np.ndarray | np.generic]
+) -> None:
     graph.node[-1].output[0] = RAW
     graph.node.extend(nodes)
     graph.initializer.extend(numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items())
 
 
-AMOUNT = [
+AMOUNT = (
     node("Slice", [INPUT, "first", "second", "columns"], "amount"),
     {"first": np.array([0]), "second": np.array([1]), "columns": np.array([1])},
-]
+)
 """The amount alone, [32, 1]: nodes and constants to lead an ``ending``."""

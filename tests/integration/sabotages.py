@@ -16,7 +16,7 @@ from tests.integration.sabotaged import AMOUNT, RAW, Version, node, sound
 SOUND = sound()
 
 
-def swap(first: int, second: int, axis: int = 0):
+def swap(first: int, second: int, axis: int = 0) -> Callable[[np.ndarray], np.ndarray]:
     def swapped(values: np.ndarray) -> np.ndarray:
         order = np.arange(values.shape[axis])
         order[[first, second]] = second, first
@@ -184,6 +184,11 @@ def signed_again(directory: Path, name: str, data: bytes) -> None:
     rewritten(directory, files=files | {name: hashlib.sha256(data).hexdigest()})
 
 
+def signed_then_changed(directory: Path) -> None:
+    signed_again(directory, "card.md", b"x")
+    (directory / "card.md").write_bytes(b"y")
+
+
 def cut(name: str, again: bool) -> Callable[[Path], object]:
     def spoil(directory: Path) -> None:
         data = (directory / name).read_bytes()[:-300]
@@ -203,8 +208,7 @@ DIRECTORIES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "truncated golden rows, signed": (cut("golden.arrow", again=True), "golden", "golden.arrow: "),
     "truncated manifest": (cut("manifest.json", again=False), "manifest", "manifest.json: "),
     "wrong digest": (
-        lambda directory: signed_again(directory, "card.md", b"x") or (directory / "card.md").write_bytes(b"y"),
-        "digests", "has SHA-256",
+        signed_then_changed, "digests", "has SHA-256",
     ),
     "foreign file": (lambda directory: (directory / "evil.so").touch(), "digests", "does not name: evil.so"),
     "no manifest yet": (lambda directory: (directory / "manifest.json").unlink(), "manifest", "cannot read"),
