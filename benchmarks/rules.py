@@ -13,7 +13,7 @@ import numpy as np
 
 from fraudgate.features.schema import FeatureSchema
 from fraudgate.guardrails.cel import Environment
-from fraudgate.guardrails.decision import Thresholds, decide, score_marks, usable
+from fraudgate.guardrails.decision import Thresholds, level_decisions, overrule, score_marks, usable
 from fraudgate.guardrails.rules import DEFAULT_RULES, RuleInputs, RuleSet
 from fraudgate.limits import BATCH_ROWS_MAX
 from fraudgate.transaction import ENTITIES, Float64
@@ -83,7 +83,9 @@ def measure(batches: int = 5_000, repeats: int = 5) -> dict[str, float]:
 def _guard(ruleset: RuleSet, batch: RuleInputs) -> None:
     level = THRESHOLDS.levels(batch.score.astype(np.float32, copy=False))
     bits = score_marks(level)
-    decide(ruleset, bits, ruleset.fire(batch, bits), level)
+    decisions = level_decisions(level)
+    if union := ruleset.fire(batch, bits):
+        overrule(ruleset, bits, union, decisions)
 
 
 def _cpu_us(call: Callable[[], object], calls: int) -> float:

@@ -23,13 +23,14 @@ from fraudgate.engines.routes import Batch, Route, Verdict
 from fraudgate.errors import EngineFailed
 from fraudgate.features.schema import Attribute
 from fraudgate.features.store import FeatureStore, Gathered
-from fraudgate.guardrails.decision import UNSCORED, Thresholds, decide, score_marks, usable
+from fraudgate.guardrails.decision import UNSCORED, Thresholds, overrule
+from fraudgate.guardrails.drafts import Head, draft, draft_levels
 from fraudgate.guardrails.inputs import RuleInputs, inputs_of
 from fraudgate.guardrails.rules import RuleSet
 from fraudgate.idempotency import IdempotencyTable
 from fraudgate.latency.recorder import Counters, Recorder
 from fraudgate.limits import BUDGET_NS
-from fraudgate.tensors import Slab
+from fraudgate.tensors import Slab, quiet_context
 from fraudgate.transaction import (
     ANSWER_DTYPE,
     Answers,
@@ -38,11 +39,8 @@ from fraudgate.transaction import (
     Fallback,
     Float32,
     Float64,
-    Int64,
     Mark,
     Status,
-    UInt8,
-    UInt64,
     decided_rows,
     open_batch,
 )
@@ -120,6 +118,7 @@ class Pipeline:
         self._budget_ns = budget_ns
         self._drift = drift
         self._named_attributes = {each.attribute for each in store.schema.features if isinstance(each, Attribute)}
+        self._quiet = quiet_context()
         self._sequence = 0
         self._turn = asyncio.Event()
         self._turn.set()
@@ -251,7 +250,7 @@ class Pipeline:
         rows, sequence = len(fresh), self._sequence
         self._sequence += rows  # in the order of take-up
         try:
-            decided, watched = await self._decide(live, columns, fresh, gathered, taken_up_ns)
+            return await self._decide(live, columns, fresh, gathered, sequence, taken_up_ns)
         except Exception:  # a bug of ours after apply: every row goes to a person, and says so
             _log.exception("deciding a batch of %d failed; all of it goes to REVIEW", rows)
             self._counters.count("fraudgate_rule_errors_total", rows)
@@ -260,42 +259,36 @@ class Pipeline:
             decided["decision"] = Decision.REVIEW
             decided["rules"] = 1 << Mark.RULE_ERROR | 1 << Mark.RULES_ONLY
             decided["fallback"] = Fallback.RULES_ONLY
-            watched = decided
-        decided["sequence"] = np.arange(sequence, sequence + rows)
-        decided["arrival_ns"] = columns.arrival_ns if rows == columns.rows else columns.arrival_ns[fresh]
-        return decided, watched
+            decided["sequence"] = np.arange(sequence, sequence + rows)
+            decided["arrival_ns"] = columns.arrival_ns[fresh]
+            return decided, decided
 
     async def _decide(
-        self, live: Live, columns: Columns, fresh: list[int], gathered: Gathered, taken_up_ns: int
+        self, live: Live, columns: Columns, fresh: list[int], gathered: Gathered, sequence: int, taken_up_ns: int
     ) -> tuple[Answers, Answers]:
-        """Pack, infer, guard: the fresh rows' answers, but for their sequence numbers and arrivals.
+        """Pack, infer, guard: the fresh rows' answers, numbered from ``sequence`` on.
 
         And the same with the live engine's own scores, for the drift watch: routes may have given rows those of others.
         """
         rows, slot = len(fresh), self._free_slots.pop()
-        with np.errstate(all="ignore"):  # once for the slab and the rules: entering it costs as much as a rule
-            try:
-                self._slabs[slot].write(gathered.values)
-                gathered_ns = self._clock()
-                score, verdict = await self._infer(live, slot, rows), None
-                if live.routes:
-                    run_ns = self._clock() - gathered_ns
-                    batch = Batch(columns, fresh, slot, self._slabs[slot], taken_up_ns, run_ns)
-                    own, verdict = score.copy(), await _routed(live, batch, score)
-                    score = verdict.score
-            finally:
-                self._free_slots.append(slot)
-            inferred_ns = self._clock()
-            level = verdict.level if verdict else live.thresholds.levels(score)
-            scored = usable(level)
-            decision, bits = self._judge(live, inputs_of(columns, fresh, gathered.values, score, scored), level)
-        decided = decided_rows(rows, live.edition, taken_up_ns, gathered_ns, inferred_ns, self._clock())
-        decided["decision"], decided["rules"] = decision, bits
-        if scored is None:
-            decided["score"], decided["fallback"] = score, gathered.fallback
+        try:
+            self._quiet.run(self._slabs[slot].write, gathered.values)
+            gathered_ns = self._clock()
+            score, verdict = await self._infer(live, slot, rows), None
+            if live.routes:
+                run_ns = self._clock() - gathered_ns
+                batch = Batch(columns, fresh, slot, self._slabs[slot], taken_up_ns, run_ns)
+                own, verdict = score.copy(), await _routed(live, batch, score)
+                score = verdict.score
+        finally:
+            self._free_slots.append(slot)
+        head = Head(live.edition, sequence, taken_up_ns, gathered_ns, self._clock())
+        if verdict is None:
+            decided, scored = draft(live.thresholds, columns, fresh, score, gathered.fallback, head)
         else:
-            decided["scored"], decided["score"] = scored, np.where(scored, score, 0)
-            decided["fallback"] = np.where(scored, gathered.fallback, Fallback.RULES_ONLY)
+            decided, scored = draft_levels(verdict.level, columns, fresh, score, gathered.fallback, head)
+        self._judge(live, inputs_of(columns, fresh, gathered.values, score, scored), decided)
+        decided["answered_ns"] = self._clock()
         if verdict is None:
             return decided, decided
         decided["edition"] = verdict.edition
@@ -311,15 +304,20 @@ class Pipeline:
             self._counters.count("fraudgate_engine_failures_total")
             return np.full(rows, np.nan, np.float32)
 
-    def _judge(self, live: Live, inputs: RuleInputs, level: Int64) -> tuple[UInt8, UInt64]:
-        bits = score_marks(level)
+    def _judge(self, live: Live, inputs: RuleInputs, decided: Answers) -> None:
+        """Let the rules overrule what the score alone decided."""
+        bits = decided["rules"].copy()  # side by side, which NumPy is quicker with
         try:
-            union = live.rules.fire(inputs, bits)
+            union = self._quiet.run(live.rules.fire, inputs, bits)
         except Exception:  # applied events must get decisions: a failing rule set lifts every row to REVIEW, counted
-            bits, union = score_marks(level) | _RULE_ERROR, int(_RULE_ERROR)
+            bits, union = decided["rules"] | _RULE_ERROR, int(_RULE_ERROR)
+        if not union:
+            return
         if union >> Mark.RULE_ERROR:
             self._counters.count("fraudgate_rule_errors_total", int(np.count_nonzero(bits & _RULE_ERROR)))
-        return decide(live.rules, bits, union, level), bits
+        decisions = decided["decision"].copy()
+        overrule(live.rules, bits, union, decisions)
+        decided["decision"], decided["rules"] = decisions, bits
 
     def _answer(
         self, columns: Columns, claims: Claims, decided: Answers | None, refused: Refused, taken_up_ns: int
@@ -379,7 +377,8 @@ class Pipeline:
 
 
 async def _routed(live: Live, batch: Batch, score: Float32) -> Verdict:
-    verdict = Verdict.of(score, live.thresholds, live.edition)
-    for route in live.routes:
-        await route.run(batch, verdict)
+    with np.errstate(all="ignore"):
+        verdict = Verdict.of(score, live.thresholds, live.edition)
+        for route in live.routes:
+            await route.run(batch, verdict)
     return verdict

@@ -199,6 +199,12 @@ class Columns:
         """The currencies that occur."""
         return set(self.currency)
 
+    def well_formed(
+        self, currencies: frozenset[str], event_time_ns: tuple[int, int], amount_minor: tuple[int, int]
+    ) -> bool:
+        """True: the front end knows that every row is plain, has no attributes and keeps to these sets and bounds."""
+        return False
+
 
 def open_batch(batch: pa.RecordBatch) -> Columns:
     """Open a request batch of schema ``REQUEST_SCHEMA``. Numbers are zero-copy."""

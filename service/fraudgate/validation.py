@@ -52,13 +52,15 @@ class Validator:
 
     def problems(self, columns: Columns, event_time_ns_max: int) -> UInt16 | None:
         """The number of the first problem of each row, uint16[n] into ``PROBLEMS``; None when every row is clean."""
+        event_time_ns_max = min(event_time_ns_max, EVENT_TIME_OUTSIDE_NS - 1)  # a sentinel is never a time
+        if columns.well_formed(self._currencies, (EVENT_TIME_NS_MIN, event_time_ns_max), (0, AMOUNT_MINOR_MAX)):
+            return None
         found: dict[int, int] = {}
         if not (columns.plain or self._texts_clean(columns)):
             self._find_text_problems(columns, found)
         if not self._currencies.issuperset(columns.currencies()):
             _note(found, _CURRENCY, (i for i, code in enumerate(columns.currency) if code not in self._currencies))
         extent = columns.extent()
-        event_time_ns_max = min(event_time_ns_max, EVENT_TIME_OUTSIDE_NS - 1)  # a sentinel is never a time
         if extent.event_time_ns_min < EVENT_TIME_NS_MIN or extent.event_time_ns_max > event_time_ns_max:
             _find_time_problems(columns.event_time_ns.tolist(), event_time_ns_max, found)
         if extent.amount_minor_min < 0 or extent.amount_minor_max > AMOUNT_MINOR_MAX:

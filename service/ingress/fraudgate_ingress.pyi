@@ -93,6 +93,11 @@ class Columns:
     def currencies(self) -> list[str]:
         """The currencies that occur, in row order; one that follows itself is there once."""
 
+    def well_formed(
+        self, currencies: frozenset[str], event_time_ns: tuple[int, int], amount_minor: tuple[int, int]
+    ) -> bool:
+        """Whether every row is plain, without attributes, in one of these currencies and within these bounds."""
+
     def digests(self) -> list[bytes]:
         """The payload digest of each row, 16 bytes each."""
 
@@ -137,6 +142,32 @@ def score_batch_entry(result: bytes) -> bytes:
 
 def panics() -> int:
     """Panics of what Python called that became a RuntimeError, since the start."""
+
+def draft_answers(
+    columns: Columns,
+    score: npt.NDArray[np.float32],
+    fallback: npt.NDArray[np.uint8],
+    edges: tuple[int, int, int],
+    edition: int,
+    sequence: int,
+    taken_up_ns: int,
+    gathered_ns: int,
+    inferred_ns: int,
+) -> bytearray | None:
+    """``fraudgate.guardrails.drafts.draft`` of all rows, as the bytes of ANSWER_DTYPE; None when a score is unusable.
+
+    score, fallback: [rows]; edges: of ``Thresholds``. Raises ValueError for arrays of another length.
+    """
+
+@final
+class StageKernel:
+    """What ``fraudgate.latency.recorder.Recorder.record_batch`` counts, counted in place."""
+
+    def __new__(cls, cells: Sequence[npt.NDArray[np.int64]]) -> StageKernel:
+        """cells: the recording arrays of queue, features, inference, guardrails and total, int64[CELLS] each."""
+
+    def add(self, decided: bytes) -> None:
+        """Count the rows of ANSWER_DTYPE in these bytes. ValueError unless they hold whole rows."""
 
 @final
 class ClaimKernel:

@@ -14,7 +14,7 @@ from benchmarks.rules import NAMES as NAMES_OF_BENCHMARK
 from benchmarks.rules import loud_batch, measure, quiet_batch
 from fraudgate.errors import ConfigError, RuleError, SnapshotError
 from fraudgate.features.schema import FeatureSchema
-from fraudgate.guardrails.decision import UNSCORED, Thresholds, decide, score_marks, usable
+from fraudgate.guardrails.decision import UNSCORED, Thresholds, level_decisions, overrule, score_marks, usable
 from fraudgate.guardrails.reasons import RuleTexts
 from fraudgate.guardrails.rules import DEFAULT_RULES, RuleInputs, RuleSet
 from fraudgate.transaction import ENTITIES, RULES_MAX, Decision, Mark
@@ -94,7 +94,8 @@ def decided(ruleset: RuleSet, batch: RuleInputs) -> list[tuple[str, list[str]]]:
     """(decision, the fired rules' ids and the marks' codes) of each row."""
     level = THRESHOLDS.levels(batch.score.astype(np.float32))
     bits = score_marks(level)
-    decisions = decide(ruleset, bits, ruleset.fire(batch, bits), level)
+    decisions = level_decisions(level)
+    overrule(ruleset, bits, ruleset.fire(batch, bits), decisions)
     answers = []
     for decision, word in zip(decisions.tolist(), bits.tolist(), strict=True):
         marks = [mark.name for mark in Mark if word >> mark & 1]
@@ -214,16 +215,18 @@ def test_usable_scores() -> None:
 def test_an_unscored_row_goes_to_a_person() -> None:
     level = np.array([UNSCORED])
     assert score_marks(level).tolist() == [1 << Mark.RULES_ONLY]
-    assert decide(policy(POLICY), score_marks(level), 0, level).tolist() == [Decision.REVIEW]
+    assert level_decisions(level).tolist() == [Decision.REVIEW]
 
 
-def test_decide_leaves_its_inputs_alone() -> None:
+def test_overruling_leaves_the_bits_alone() -> None:
     bits, level = np.array([1], np.uint64), np.array([UNSCORED])
-    decide(policy(POLICY), bits, 1, level)
+    overrule(policy(POLICY), bits, 1, level_decisions(level))
     assert (bits.tolist(), level.tolist()) == ([1], [UNSCORED])
 
 
-def test_marks_are_new_for_every_batch() -> None:
+def test_marks_and_decisions_are_new_for_every_batch() -> None:
+    level_decisions(np.array([0, 1, 2, UNSCORED]))[:] = 0
+    assert level_decisions(np.array([0, 1, 2, UNSCORED])).tolist() == [1, 2, 3, Decision.REVIEW]
     score_marks(np.array([0, 1, 2, UNSCORED]))[:] = 0
     expected = [0, 1 << Mark.SCORE_REVIEW, 1 << Mark.SCORE_DECLINE, 1 << Mark.RULES_ONLY]
     assert score_marks(np.array([0, 1, 2, UNSCORED])).tolist() == expected

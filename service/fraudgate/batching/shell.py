@@ -21,6 +21,9 @@ Closed_co = TypeVar("Closed_co", covariant=True)
 Result = TypeVar("Result")
 Running = Coroutine[Any, Any, None]
 
+_ROUND_BATCHES_MAX = 8
+"""Batches that never wait are started one after the other: a round of the loop costs a twentieth of one."""
+
 
 class Batches(Protocol[Closed_co]):
     """Where closed batches come from: a ``Batcher``, or a front end that batches by itself and then calls ``wake``."""
@@ -73,9 +76,9 @@ class BatchRunner(Generic[Closed]):
         self._pump()
 
     def _pump(self) -> None:
-        """Start what is due; at most ``in_flight_max`` batches, then the loop goes round."""
+        """Start what is due; at most ``_ROUND_BATCHES_MAX``, then the loop goes round."""
         self._woken = False
-        for _ in range(self._in_flight_max):
+        for _ in range(_ROUND_BATCHES_MAX):
             if self._pauses or len(self._tasks) >= self._in_flight_max:
                 return  # the end of the pause, or of a running batch, wakes the shell
             now_ns = self._clock()

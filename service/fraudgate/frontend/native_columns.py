@@ -58,6 +58,12 @@ class NativeColumns(Columns):
         currencies: list[str] = self.native.currencies()
         return currencies
 
+    def well_formed(
+        self, currencies: frozenset[str], event_time_ns: tuple[int, int], amount_minor: tuple[int, int]
+    ) -> bool:
+        well_formed: bool = self.native.well_formed(currencies, event_time_ns, amount_minor)
+        return well_formed
+
 
 def record_batch(native: Any) -> pa.RecordBatch:
     """The RecordBatch over a native batch's memory."""

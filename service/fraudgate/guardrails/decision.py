@@ -43,12 +43,15 @@ class Thresholds:
     decline: float
     _edges: npt.NDArray[np.uint32] = field(init=False, repr=False, compare=False)
     """The least float32 of each level from 1, in the order of floats that are read as integers."""
+    edges: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    """The same as integers, for native code."""
 
     def __post_init__(self) -> None:
         if not (isfinite(self.decline) and 0 <= self.review <= self.decline):
             raise ConfigError(f"thresholds must hold 0 <= review <= decline: {self.review}, {self.decline}")
         edges = [*map(_least_float32, (self.review, self.decline)), _AFTER_ONE]
         object.__setattr__(self, "_edges", np.array(edges, np.float32).view(_UINT32))
+        object.__setattr__(self, "edges", tuple(self._edges.tolist()))
 
     def levels(self, score: Float32) -> Int64:
         """What each score asks for; UNSCORED where it is not finite and in [0, 1]. Int64[n]."""
@@ -83,16 +86,17 @@ def score_marks(level: Int64) -> UInt64:
     return marks
 
 
-def decide(ruleset: RuleSet, bits: UInt64, union: int, level: Int64) -> UInt8:
-    """Decision values, UInt8[n]. ``union``: which rules fired on any row, and whether one failed, as bits."""
+def level_decisions(level: Int64) -> UInt8:
+    """What the score alone decides at each level. Decision values, UInt8[n]."""
     decisions: UInt8 = _DECISIONS[level]
-    if union:
-        _apply_rules(ruleset, bits, union, decisions)
     return decisions
 
 
-def _apply_rules(ruleset: RuleSet, bits: UInt64, union: int, decisions: UInt8) -> None:
-    """Overwrite decisions, the weaker action first, so that the stronger one stands."""
+def overrule(ruleset: RuleSet, bits: UInt64, union: int, decisions: UInt8) -> None:
+    """Overwrite ``decisions`` as the rules that fired ask. ``union``: the bits of all rows together.
+
+    The weaker action goes first, so that the stronger one stands.
+    """
     for action, decision in _BY_PRECEDENCE:
         mask = ruleset.masks[action]
         if union & mask.bits:

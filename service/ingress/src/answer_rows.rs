@@ -30,7 +30,7 @@ const FIELDS: [(&str, &str, usize); 16] = [
 ];
 
 /// What became of one transaction. Fields as ``transaction.ANSWER_DTYPE`` says.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct AnswerRow {
     /// A google.rpc.Code.
     pub status: u8,
@@ -75,6 +75,27 @@ impl AnswerRow {
         }
     }
 
+    /// Writes one row.
+    pub fn write(&self, row: &mut [u8; ROW_BYTES]) {
+        let mut rest = row.as_mut_slice();
+        put(&mut rest, self.status.to_le_bytes());
+        put(&mut rest, self.decision.to_le_bytes());
+        put(&mut rest, self.fallback.to_le_bytes());
+        put(&mut rest, u8::from(self.scored).to_le_bytes());
+        put(&mut rest, self.score.to_le_bytes());
+        put(&mut rest, u8::from(self.replayed).to_le_bytes());
+        put(&mut rest, self.error_field.to_le_bytes());
+        put(&mut rest, self.batch_rows.to_le_bytes());
+        put(&mut rest, self.edition.to_le_bytes());
+        put(&mut rest, self.rules.to_le_bytes());
+        put(&mut rest, self.sequence.to_le_bytes());
+        put(&mut rest, self.arrival_ns.to_le_bytes());
+        put(&mut rest, self.taken_up_ns.to_le_bytes());
+        put(&mut rest, self.gathered_ns.to_le_bytes());
+        put(&mut rest, self.inferred_ns.to_le_bytes());
+        put(&mut rest, self.answered_ns.to_le_bytes());
+    }
+
     /// Reads all rows of a buffer; None where it does not hold whole rows.
     pub fn read_all(buffer: &[u8]) -> Option<Vec<Self>> {
         let (rows, rest) = buffer.as_chunks();
@@ -96,6 +117,12 @@ fn take<const N: usize>(rest: &mut &[u8]) -> [u8; N] {
     let (head, tail) = rest.split_first_chunk().expect("the fields of a row add up to ROW_BYTES");
     *rest = tail;
     *head
+}
+
+fn put<const N: usize>(rest: &mut &mut [u8], bytes: [u8; N]) {
+    let (head, tail) = std::mem::take(rest).split_first_chunk_mut().expect("the fields of a row add up to ROW_BYTES");
+    *head = bytes;
+    *rest = tail;
 }
 
 /// Python writes rows of another layout than this crate reads.
@@ -142,6 +169,9 @@ mod tests {
         assert_eq!((row.score.to_bits(), row.replayed, row.error_field, row.batch_rows), (5, true, 7, 8));
         assert_eq!((row.edition, row.rules, row.sequence, row.arrival_ns), (9, 10, 11, 12));
         assert_eq!((row.taken_up_ns, row.gathered_ns, row.inferred_ns, row.answered_ns), (13, 14, 15, 16));
+        let mut written = [0; ROW_BYTES];
+        row.write(&mut written);
+        assert_eq!(AnswerRow::read(&written), row);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use flate2::Crc;
 use pyo3::exceptions::{PyBufferError, PyIndexError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList, PyString};
+use pyo3::types::{PyBytes, PyDict, PyFrozenSet, PyList, PyString};
 
 use crate::export::Export;
 pub use crate::rows::{Entry, Rows};
@@ -81,6 +81,30 @@ impl Columns {
         let mut found: Vec<&str> = self.rows.texts(Text::Currency).collect();
         found.dedup();
         found
+    }
+
+    /// Whether every row is surely well formed: plain, without attributes, in one of these currencies, and its numbers
+    /// within these bounds, which are included.
+    fn well_formed(
+        &self,
+        currencies: &Bound<'_, PyFrozenSet>,
+        event_time_ns: (i64, i64),
+        amount_minor: (i64, i64),
+    ) -> PyResult<bool> {
+        let within = |column, (least, most)| self.rows.integers(column).all(|number| least <= number && number <= most);
+        if !self.rows.plain()
+            || self.rows.attributes().is_some()
+            || !within(Number::EventTimeNs, event_time_ns)
+            || !within(Number::AmountMinor, amount_minor)
+        {
+            return Ok(false);
+        }
+        for currency in self.currencies() {
+            if !currencies.contains(currency)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// The payload digest of each row.

@@ -11,14 +11,18 @@ mod arena;
 mod batch;
 mod buffers;
 mod claims;
+mod drafts;
 mod events;
 mod ids;
 mod memo;
 mod memory;
 mod program;
+mod stages;
 mod windows;
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<claims::ClaimKernel>()?;
+    module.add_class::<stages::StageKernel>()?;
+    drafts::register(module)?;
     module.add_class::<windows::WindowKernel>()
 }
