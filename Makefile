@@ -11,7 +11,7 @@ TRAINABLE := $(BIN)/python -c 'from importlib.util import find_spec; raise Syste
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make requirements"
 
-.PHONY: help setup demo test test-slow test-rtx test-train check bench protos train compare search requirements
+.PHONY: help setup demo test test-slow test-rtx test-train test-ops check bench protos ops train compare search requirements
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r verb does; do printf 'make %-14s%s\n' "$$verb" "$$does"; done
@@ -38,7 +38,11 @@ test-slow: $(READY) $(NATIVE_READY) ## the suites that take minutes
 test-rtx: $(READY) ## compile the published models with TensorRT for RTX (240 MB into .venv-rtx); needs no GPU
 	@sh .ci/rtx $(ARGS)
 
-test-train: $(READY) ## the training recipe on a small sample, where [train] is installed
+test-ops: $(READY) ## make the Prometheus rules and the Grafana dashboard in ops/ from ops/slo.toml
+	@$(BIN)/fraudgate ops alerts $(ARGS)
+	@$(BIN)/fraudgate ops dashboard $(ARGS)
+
+train: $(READY) ## the training recipe on a small sample, where [train] is installed
 	@if $(TRAINABLE); then $(BIN)/pytest tests/unit/test_pareto.py tests/unit/test_training.py \
 	&& $(BIN)/python -m models.train --dataset simulated --sample $(ARGS); \
 	else echo "test-train: skipped, the [train] extra is not installed in .venv (make train installs it)"; fi

@@ -31,6 +31,7 @@ from fraudgate.latency.report import write_hlog
 from fraudgate.latency.stalls import LoopWatch
 from fraudgate.limits import BATCH_ROWS_MAX, SECOND_NS
 from fraudgate.ops.http import OpsServer
+from fraudgate.ops.tracing import tracer
 from fraudgate.v1 import (
     features_pb2,
     features_pb2_grpc,
@@ -69,6 +70,9 @@ class Service:
         self.door = self._front.door
         self._patrol = Patrol(parts.fleet, parts.counters, parts.drift)
         self._watch = LoopWatch(parts.recorder, parts.counters, self._idle)
+        self.door.tracer = self._tracer = tracer(
+            config.tracing, parts.editions, parts.counters, self._front.calls is not None, say
+        )
         self._ready = False
         self._started_wall_ns = time_ns()
         self._control = grpc.aio.server(
@@ -83,6 +87,7 @@ class Service:
             int(port),
             drift=parts.drift,
             fleet=parts.fleet,
+            calls=self._front.calls,
         )
         self.data_port = self.control_port = 0
 
@@ -195,6 +200,8 @@ class Service:
         self._watch.stop()
         await self._patrol.stop()
         await asyncio.get_running_loop().run_in_executor(None, self._close_state)
+        if self._tracer is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._tracer.close)
         self.parts.fleet.close()
         self._ops.close()
 

@@ -16,6 +16,7 @@ VERBS = {
     "replay": "prove from a batch log that the same arrivals give the same batches",
     "model": "list, check, publish, compile and change models",
     "features": "load history into a snapshot, look into one, have a running server write one",
+    "ops": "make alerts and a dashboard from the SLO file",
     "config": "show or check the configuration",
 }
 

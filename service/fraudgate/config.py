@@ -25,6 +25,7 @@ from fraudgate.sections import (
     Idempotency,
     Ingress,
     Log,
+    Logging,
     Model,
     Rules,
     Section,
@@ -32,6 +33,7 @@ from fraudgate.sections import (
     State,
     Tier,
     Tls,
+    Tracing,
     Trial,
 )
 
@@ -55,8 +57,10 @@ class Config(Section, forbid_unknown_fields=True, frozen=True):
     idempotency: Idempotency = Idempotency()
     event_time: EventTime = EventTime()
     log: Log = Log()
+    logging: Logging = Logging()
     state: State = State()
     drift: Drift = Drift()
+    tracing: Tracing = Tracing()
 
     def check(self) -> None:
         """Raise ConfigError for values that cannot work together."""

@@ -157,6 +157,24 @@ class Log(Section, forbid_unknown_fields=True, frozen=True):
     rotate_bytes: _Positive = 64 << 20
 
 
+class Logging(Section, forbid_unknown_fields=True, frozen=True):
+    """What the process says on standard error; see ``ops.logs``."""
+
+    format: Literal["text", "json"] = "text"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Tracing(Section, forbid_unknown_fields=True, frozen=True):
+    """OpenTelemetry traces, of the extra [otel]; see ``ops.tracing``."""
+
+    endpoint: str = ""
+    """A collector's OTLP over HTTP, such as http://127.0.0.1:4318; empty = no traces."""
+    sampled_share: _Share = 0.0
+    """Of the transactions whose caller has not decided that by its traceparent."""
+    slow_ns_min: _NotNegative = limits.BUDGET_NS
+    """Every transaction that takes longer is traced."""
+
+
 class State(Section, forbid_unknown_fields=True, frozen=True):
     """Snapshots."""
 

@@ -28,7 +28,8 @@ from fraudgate.engines.trial import chosen
 from fraudgate.errors import EngineFailed, EngineRefused
 from fraudgate.fleet_assembly import Engines
 from fraudgate.guardrails.decision import Thresholds
-from fraudgate.limits import BATCH_ROWS_MAX
+from fraudgate.limits import BATCH_ROWS_MAX, SECOND_NS
+from fraudgate.ops.metrics import TEXT_NS
 from fraudgate.transaction import Float32
 from fraudgate.v1 import models_pb2 as mb
 from fraudgate.v1 import scoring_pb2 as pb
@@ -536,6 +537,7 @@ async def test_metrics_name_the_live_version(root: Path) -> None:
 
 
 async def exported_model(server: Running) -> str:
+    await asyncio.sleep(TEXT_NS / SECOND_NS)  # the last text may be so old
     url = f"http://127.0.0.1:{server.service._ops.port}/metrics"
     with await asyncio.to_thread(urllib.request.urlopen, url, timeout=5) as answer:
         (model,) = re.findall(r'fraudgate_build_info\{.*model="([^"]*)"', answer.read().decode())

@@ -18,6 +18,8 @@ from fraudgate.control.patrol import PERIOD_SECONDS
 from fraudgate.drift.reference import Reference
 from fraudgate.errors import EngineFailed, EngineRefused
 from fraudgate.features.schema import FeatureSchema
+from fraudgate.limits import SECOND_NS
+from fraudgate.ops.metrics import TEXT_NS
 from fraudgate.transaction import Float32
 from fraudgate.v1 import latency_pb2
 from fraudgate.v1 import models_pb2 as mb
@@ -93,6 +95,7 @@ async def band_of(repository: Path) -> tuple[list[float], float, float]:
 
 
 async def metrics(server: Running) -> str:
+    await asyncio.sleep(TEXT_NS / SECOND_NS)  # the last text may be so old
     url = f"http://127.0.0.1:{server.service._ops.port}/metrics"
     return (await asyncio.to_thread(lambda: urlopen(url).read())).decode()
 

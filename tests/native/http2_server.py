@@ -12,6 +12,8 @@ from typing import Any, Protocol, cast
 from fraudgate.demo.server import Server, free_ports, serve_command, to_toml
 from fraudgate.frontend.native import NativeFrontend
 from fraudgate.latency.recorder import TOTALS
+from fraudgate.limits import SECOND_NS
+from fraudgate.ops.metrics import TEXT_NS
 from tests.integration.server import PATIENCE_SECONDS, Child, Running, sections_of, serve
 from tests.native.http2_peer import Peer, assert_decides
 
@@ -112,7 +114,8 @@ class NativeChild(Child):
     ops_port: int
 
     async def totals(self) -> Mapping[str, int]:
-        """What ``/metrics`` says."""
+        """What ``/metrics`` says, once its text is made anew."""
+        await asyncio.sleep(TEXT_NS / SECOND_NS)
         text = await asyncio.to_thread(self._metrics)
         counts = {name: float(count) for name, count in re.findall(r"^(fraudgate_\w+) (\S+)$", text, re.MULTILINE)}
         return {name: int(counts[name]) for name in TOTALS}

@@ -12,6 +12,7 @@ import uvloop
 from fraudgate import config
 from fraudgate.app import Service
 from fraudgate.assembly import assemble
+from fraudgate.ops import logs
 from fraudgate.scheduling import prefer_batches
 
 SWITCH_INTERVAL_SECONDS = 0.0005
@@ -32,18 +33,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve; the exit status of the drain. Raises FraudgateError when the service cannot start."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     settings = config.load(args.config, insecure=args.insecure)
+    logs.set_up(settings.logging)
+    say = logging.getLogger("fraudgate").info if settings.logging.format == "json" else _say
     if args.frontend:
         settings = msgspec.structs.replace(
             settings, server=msgspec.structs.replace(settings.server, frontend=args.frontend)
         )
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     prefer_batches()
-    parts = assemble(settings, _say)
+    parts = assemble(settings, say)
 
     async def serve() -> int:
-        return await Service(parts, _say).run()
+        asyncio.get_running_loop().set_exception_handler(logs.report)
+        return await Service(parts, say).run()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(serve())

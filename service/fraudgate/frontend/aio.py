@@ -3,8 +3,8 @@ bytes which do not decode get the contract's status instead of UNKNOWN.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any, NoReturn, TypeAlias
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -14,8 +14,10 @@ from fraudgate.frontend import refusals
 from fraudgate.frontend.codec import delimited
 from fraudgate.frontend.door import Door, Reply
 from fraudgate.frontend.refusals import Refusal
+from fraudgate.latency.calls import CODE_NAMES, Calls
 from fraudgate.latency.recorder import Counters
 from fraudgate.limits import MESSAGE_BYTES_MAX, SCORE_BATCH_ROWS_MAX, SECOND_NS, STREAM_UNANSWERED_MAX
+from fraudgate.ops.traceparent import Parent, parent_of
 from fraudgate.v1 import scoring_pb2
 
 SERVICE = "fraudgate.v1.ScoringService"
@@ -24,6 +26,7 @@ _INT_MAX = 2**31 - 1
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+_T = TypeVar("_T")
 _Unanswered: TypeAlias = tuple[str, "asyncio.Future[Reply | Refusal]"]
 
 
@@ -53,6 +56,7 @@ class ScoringHandlers:
         self._door = door
         self._counters = counters
         self._clock = clock
+        self.calls = Calls()
         self._readers: set[asyncio.Task[Refusal | None]] = set()
 
     def end_streams(self) -> None:
@@ -65,11 +69,32 @@ class ScoringHandlers:
         return grpc.method_handlers_generic_handler(
             SERVICE,
             {
-                "Score": grpc.unary_unary_rpc_method_handler(self.score),
-                "ScoreBatch": grpc.unary_unary_rpc_method_handler(self.score_batch),
-                "ScoreStream": grpc.stream_stream_rpc_method_handler(self.score_stream),
+                "Score": grpc.unary_unary_rpc_method_handler(self._counted("Score", self.score)),
+                "ScoreBatch": grpc.unary_unary_rpc_method_handler(self._counted("ScoreBatch", self.score_batch)),
+                "ScoreStream": grpc.stream_stream_rpc_method_handler(self._counted("ScoreStream", self.score_stream)),
             },
         )
+
+    def _counted(self, method: str, handle: Callable[[Any, Context], Awaitable[_T]]) -> Callable[..., Awaitable[_T]]:
+        """The handler of a method, with each call counted when it begins and when it ends."""
+
+        async def counted(request: Any, context: Context) -> _T:
+            started_ns, code = self._clock(), "Unknown"
+            self.calls.start(method)
+            try:
+                answer = await handle(request, context)
+                code = "OK"
+                return answer
+            except asyncio.CancelledError:
+                code = "Canceled"
+                raise
+            except grpc.aio.AbortError:
+                code = CODE_NAMES[context.code().value[0]]
+                raise
+            finally:
+                self.calls.end(method, code, self._clock() - started_ns)
+
+        return counted
 
     async def score(self, body: bytes, context: Context) -> bytes:
         """Decide one transaction."""
@@ -80,7 +105,9 @@ class ScoringHandlers:
             await self._abort(context, refusals.UNDECODABLE)
         if not request.HasField("transaction"):
             await self._abort(context, refusals.MISSING)
-        result = await self._door.admit(request.transaction, arrival_ns, _deadline_ns(context, arrival_ns))
+        result = await self._door.admit(
+            request.transaction, arrival_ns, _deadline_ns(context, arrival_ns), parent=self._parent(context)
+        )
         if isinstance(result, Refusal):
             await abort(context, result)
         if result.replayed:
@@ -97,9 +124,9 @@ class ScoringHandlers:
         transactions = request.transactions
         if not 1 <= len(transactions) <= SCORE_BATCH_ROWS_MAX:
             await self._abort(context, refusals.ROWS)
-        deadline_ns = _deadline_ns(context, arrival_ns)
+        deadline_ns, parent = _deadline_ns(context, arrival_ns), self._parent(context)
         futures = [
-            self._door.admit(transaction, arrival_ns, deadline_ns, f"transactions[{i}]")
+            self._door.admit(transaction, arrival_ns, deadline_ns, f"transactions[{i}]", parent)
             for i, transaction in enumerate(transactions)
         ]
         try:
@@ -116,7 +143,7 @@ class ScoringHandlers:
         """Decide a stream, in order; reads no further while 256 messages are unanswered."""
         unanswered: asyncio.Queue[_Unanswered | None] = asyncio.Queue()
         room = asyncio.Semaphore(STREAM_UNANSWERED_MAX)
-        reader = asyncio.create_task(self._read_stream(bodies, room, unanswered))
+        reader = asyncio.create_task(self._read_stream(bodies, room, unanswered, self._parent(context)))
         self._readers.add(reader)
         try:
             while (item := await unanswered.get()) is not None:
@@ -136,7 +163,11 @@ class ScoringHandlers:
                     item[1].cancel()
 
     async def _read_stream(
-        self, bodies: AsyncIterator[bytes], room: asyncio.Semaphore, unanswered: "asyncio.Queue[_Unanswered | None]"
+        self,
+        bodies: AsyncIterator[bytes],
+        room: asyncio.Semaphore,
+        unanswered: "asyncio.Queue[_Unanswered | None]",
+        parent: Parent | None,
     ) -> Refusal | None:
         """Admit each message; ends with the refusal that ends the stream, if any."""
         try:
@@ -148,12 +179,18 @@ class ScoringHandlers:
                 if self._door.closed is not None:
                     return self._door.closed
                 transaction = scoring_pb2.ScoreRequest.FromString(body).transaction
-                unanswered.put_nowait((transaction.transaction_id, self._door.admit(transaction, self._clock())))
+                unanswered.put_nowait(
+                    (transaction.transaction_id, self._door.admit(transaction, self._clock(), parent=parent))
+                )
         except DecodeError:
             self._counters.count_refusal("undecodable")
             return refusals.UNDECODABLE
         finally:
             unanswered.put_nowait(None)
+
+    def _parent(self, context: Context) -> Parent | None:
+        """The caller's span, where anybody wants to know."""
+        return None if self._door.tracer is None else parent_of(context.invocation_metadata() or ())
 
     async def _abort(self, context: Context, refusal: Refusal) -> NoReturn:
         """Refuse before the door: bytes or shapes that never became a transaction."""

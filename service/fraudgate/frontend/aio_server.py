@@ -41,6 +41,7 @@ class AioFrontend:
         )
         self.door = Door(pipeline, batcher, editions, recorder, counters, monotonic_ns, budget_ns=batching.budget_ns)
         self._handlers = aio.ScoringHandlers(self.door, counters, monotonic_ns)
+        self.calls = self._handlers.calls
         self._server = grpc.aio.server(options=aio.server_options(config.server.streams_max))
         self._server.add_generic_rpc_handlers((self._handlers.generic_handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(health_servicer, self._server)

@@ -18,6 +18,8 @@ from fraudgate.frontend.codec import Renderer, request_batch, request_columns
 from fraudgate.frontend.refusals import Refusal
 from fraudgate.latency.recorder import Counters, Recorder
 from fraudgate.limits import BUDGET_NS
+from fraudgate.ops.traceparent import Parent
+from fraudgate.ops.tracing import Tracer
 from fraudgate.pipeline import CANCELLED_NS, Pipeline
 from fraudgate.transaction import Answers, Status
 from fraudgate.v1 import scoring_pb2
@@ -37,7 +39,7 @@ class Reply(NamedTuple):
 class Entry:
     """One admitted transaction on its way to a reply."""
 
-    __slots__ = ("arrival_ns", "deadline_ns", "future", "prefix", "transaction")
+    __slots__ = ("arrival_ns", "deadline_ns", "future", "parent", "prefix", "transaction")
 
     def __init__(
         self,
@@ -46,12 +48,14 @@ class Entry:
         deadline_ns: int,
         prefix: str,
         future: "asyncio.Future[Reply | Refusal]",
+        parent: Parent | None = None,
     ) -> None:
         self.transaction = transaction
         self.arrival_ns = arrival_ns
         self.deadline_ns = deadline_ns
         self.prefix = prefix
         self.future = future
+        self.parent = parent
 
 
 class Door:
@@ -78,21 +82,27 @@ class Door:
         """How long one batch runs, nanoseconds: set by the warm-up, then a moving average."""
         self.closed: Refusal | None = None
         """Set while every new call is refused: no model is live, or the server is draining."""
+        self.tracer: Tracer | None = None
         self._loop = asyncio.get_running_loop()
         self.shell: BatchShell[Entry] = BatchShell(batcher, self._run_batch, clock)
 
     def admit(
-        self, transaction: scoring_pb2.Transaction, arrival_ns: int, deadline_ns: int = 0, prefix: str = "transaction"
+        self,
+        transaction: scoring_pb2.Transaction,
+        arrival_ns: int,
+        deadline_ns: int = 0,
+        prefix: str = "transaction",
+        parent: Parent | None = None,
     ) -> "asyncio.Future[Reply | Refusal]":
         """Queue one transaction. The future ends with a Reply or a Refusal; it never raises.
 
-        ``deadline_ns``: monotonic, 0 = none. ``prefix``: the path of this Transaction in its request. Cancelling the
-        future tells the pipeline that the caller is gone.
+        ``deadline_ns``: monotonic, 0 = none. ``prefix``: the path of this Transaction in its request.
+        ``parent``: the caller's span. Cancelling the future tells the pipeline that the caller is gone.
         """
         future: asyncio.Future[Reply | Refusal] = self._loop.create_future()
         refusal = self._refuse(arrival_ns, deadline_ns)
         if refusal is None:
-            if self.shell.submit(Entry(transaction, arrival_ns, deadline_ns, prefix, future), arrival_ns):
+            if self.shell.submit(Entry(transaction, arrival_ns, deadline_ns, prefix, future, parent), arrival_ns):
                 return future
             refusal = refusals.QUEUE_FULL
             self._counters.count_refusal("queue_full")
@@ -138,6 +148,8 @@ class Door:
             )
             answers = await self._pipeline.score(request_batch(columns), closed.closed_ns, closed.idle_ns, columns)
             self._reply(entries, answers)
+            if self.tracer is not None:
+                self.tracer.record(answers, [entry.parent for entry in entries])
         except Exception:  # the batch must end: its callers get INTERNAL and may retry with the same ids
             _log.exception("a batch of %d failed", len(entries))
             self._counters.count_refusal("internal", len(entries))

@@ -27,6 +27,8 @@ class NativeFrontend:
     """The data plane in Rust: see ``frontend.aio.AioFrontend`` for the reference."""
 
     name = "native"
+    calls = None
+    """It counts transactions, not calls."""
 
     def __init__(
         self,

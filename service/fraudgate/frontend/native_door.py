@@ -13,6 +13,7 @@ from fraudgate.frontend.codec import Renderer
 from fraudgate.frontend.native_columns import NativeColumns, record_batch
 from fraudgate.frontend.refusals import Refusal
 from fraudgate.latency.recorder import Counters
+from fraudgate.ops.tracing import Tracer
 from fraudgate.pipeline import Pipeline
 from fraudgate.transaction import Answers, Columns, Status
 
@@ -64,6 +65,7 @@ class NativeDoor:
         self._pipeline = pipeline
         self._renderer = Renderer(editions)
         self._counters = counters
+        self.tracer: Tracer | None = None
         self._closed: Refusal | None = None
         self.shell: BatchRunner[Any] = BatchRunner(NativeBatches(native, policy), self._run_batch, clock)
 
@@ -96,6 +98,8 @@ class NativeDoor:
             answers = await self._pipeline.score(partial(record_batch, native), batch.closed_ns, batch.idle_ns, columns)
             refused = self._refused(batch, columns, answers) if any(answers["status"].tobytes()) else []
             self._native.answer(batch, answers.tobytes(), refused, self._renderer.tail)
+            if self.tracer is not None:
+                self.tracer.record(answers)
         except Exception:  # the batch must end: its callers get INTERNAL and may retry with the same ids
             _log.exception("a batch of %d failed", native.rows)
             self._counters.count_refusal("internal", native.rows)

@@ -35,6 +35,7 @@ TOTALS = {
     "fraudgate_connections_broken_total": "Connections closed because the peer broke HTTP/2, TLS or a limit.",
     "fraudgate_connections_stalled_total": "Connections closed because the peer did not read, ping or shake hands.",
     "fraudgate_answers_unread_total": "Answers given up because the peer left them unread for too long.",
+    "fraudgate_traces_dropped_total": "Transactions without their trace because the collector lags behind.",
     "fraudgate_batch_log_dropped_total": "Batches that the batch log dropped because its writer lagged behind.",
 }
 """Every named total and its help text; all of them are exported from the start, at 0."""

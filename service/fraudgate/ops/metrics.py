@@ -1,39 +1,42 @@
 """The Prometheus text of a recorder and its counters, made at scrape time from copies.
 
-Histograms are cumulative since the start, whatever ``ResetLatency`` does. A bound counts the values of its own HDR
-bucket too, so a value may stand at a bound that it exceeds by less than 0.1 %.
+Histograms are cumulative since the start, whatever ``ResetLatency`` does. A text serves every scrape of the next
+250 ms, and what costs most of it, drift, is compared once in 5 s, so that frequent scrapes cost little.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
+from time import sleep
 from typing import TYPE_CHECKING
 
+from fraudgate.clock import Clock, monotonic_ns
 from fraudgate.drift.watch import DriftReport, DriftWatch
 from fraudgate.engines.fleet import Fleet
 from fraudgate.engines.report import FleetReport, TierReport, TrialReport
+from fraudgate.latency.calls import Calls
 from fraudgate.latency.histogram import Distribution
 from fraudgate.latency.recorder import STAGES, TOTALS, Counters, CountersCopy, Recorder
-from fraudgate.limits import MICROSECOND_NS, MILLISECOND_NS, SECOND_NS
+from fraudgate.limits import MILLISECOND_NS, SECOND_NS
+from fraudgate.ops import grpc_server
+from fraudgate.ops.buckets import Buckets, buckets_of
+from fraudgate.ops.exposition import exposition
+from fraudgate.ops.kept import Kept
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
-BOUNDS_NS = (
-    *(n * MICROSECOND_NS for n in (5, 10, 25, 50, 100, 250, 500)),
-    *(n * MILLISECOND_NS for n in (1, 2, 5, 10, 15, 20, 25, 50, 100, 250, 500)),
-    *(n * SECOND_NS for n in (1, 5, 10)),
-)
-"""Bucket bounds of every histogram in seconds; the 50 ms budget is one of them."""
+TEXT_NS, DRIFT_NS = 250 * MILLISECOND_NS, 5 * SECOND_NS
+"""How long a text, and a drift report in it, are good for."""
+PAUSE_SECONDS = 50e-6
+"""Between two families, for whoever waits for the interpreter: a thread that computes on keeps it for 500 us."""
 
 BATCH_ROWS_BOUNDS = (1, 2, 4, 8, 16, 24, 31, 32)
 """31 | 32 tells a batch that the gate closed from a full one."""
 
-Buckets = list[tuple[str, float]]
-
 
 class Metrics:
     """Renders ``/metrics``. ``build_info`` becomes the labels of ``fraudgate_build_info``, with the live engine of
-    ``fleet``; ``drift`` may be off.
+    ``fleet``; ``drift`` may be off. Without ``calls``, ``grpc_server_*`` are made from transactions.
 
     The client library is imported at the first scrape: it costs a server's start 27 ms.
     """
@@ -45,35 +48,41 @@ class Metrics:
         build_info: Mapping[str, str],
         drift: DriftWatch | None = None,
         fleet: Fleet | None = None,
+        calls: Calls | None = None,
+        clock: Clock = monotonic_ns,
     ) -> None:
         self._recorder, self._counters, self._build_info = recorder, counters, dict(build_info)
-        self._drift, self._fleet = drift, fleet
+        self._fleet, self._calls = fleet, calls
+        self._drift = None if drift is None else Kept(drift.report, DRIFT_NS, clock)
+        self._text = Kept(self._made_text, TEXT_NS, clock)
 
     def render(self) -> tuple[str, bytes]:
-        """(content type, text exposition)."""
-        from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-        from prometheus_client.registry import CollectorRegistry
+        """(content type, text exposition), at most ``TEXT_NS`` old."""
+        return self._text.get()
 
-        registry = CollectorRegistry()
-        registry.register(self)
-        return CONTENT_TYPE_LATEST, generate_latest(registry)
+    def _made_text(self) -> tuple[str, bytes]:
+        from prometheus_client.exposition import CONTENT_TYPE_LATEST
+        from prometheus_client.process_collector import ProcessCollector
 
-    def describe(self) -> Sequence["Metric"]:
-        """Nothing: with it, registering does not collect."""
-        return ()
+        families = chain(self.families(), ProcessCollector(registry=None).collect())
+        return CONTENT_TYPE_LATEST, exposition(families, lambda: sleep(PAUSE_SECONDS))
 
-    def collect(self) -> Iterator["Metric"]:
+    def families(self) -> Iterator["Metric"]:
         """The metric families, from one copy of the recorder and one of the counters."""
         from prometheus_client.core import GaugeMetricFamily
 
         stages, counters = self._recorder.since_start(), self._counters.copy()
+        if self._calls is not None:
+            yield from grpc_server.of_calls(self._calls.copy())
+        else:
+            yield from grpc_server.of_transactions(counters, stages)
         yield from _counts(counters)
         yield from _recorder_counts(stages)
         yield _stage_seconds(stages)
         yield _loop_stall_seconds(stages["loop_stall"])
         yield _batch_rows(counters.batch_rows)
         if self._drift is not None:
-            yield from _drift(self._drift.report())
+            yield from _drift(self._drift.get())
         labels = dict(self._build_info)
         if self._fleet is not None:
             report = FleetReport.of(self._fleet)
@@ -96,7 +105,8 @@ def _counts(counters: CountersCopy) -> Iterator["Metric"]:
     refusals = CounterMetricFamily(
         "fraudgate_refusals_total", "Transactions that ended with a status instead of a decision.", labels=["reason"]
     )
-    for reason, count in sorted(counters.refusals.items()):
+    none = dict.fromkeys(grpc_server.CODE_OF_REASON, 0)  # rate() misses a series that begins above 0
+    for reason, count in sorted({**none, **counters.refusals}.items()):
         refusals.add_metric([reason], count)
     yield refusals
     for name, count in counters.totals.items():
@@ -125,7 +135,7 @@ def _stage_seconds(stages: Mapping[str, Distribution]) -> "Metric":
     family = HistogramMetricFamily("fraudgate_stage_seconds", "Time spent in each stage.", labels=["stage"])
     for stage in STAGES:
         if stage != "loop_stall":  # a family of its own
-            family.add_metric([stage], _buckets(stages[stage]), stages[stage].sum_ns / SECOND_NS)
+            family.add_metric([stage], buckets_of(stages[stage]), stages[stage].sum_ns / SECOND_NS)
     return family
 
 
@@ -133,12 +143,7 @@ def _loop_stall_seconds(values: Distribution) -> "Metric":
     from prometheus_client.core import HistogramMetricFamily
 
     text = "How late the scoring loop ran a periodic tick; below 0.001 it is the timer's resolution."
-    return HistogramMetricFamily("fraudgate_loop_stall_seconds", text, _buckets(values), values.sum_ns / SECOND_NS)
-
-
-def _buckets(values: Distribution) -> Buckets:
-    bounds: Buckets = [(repr(bound / SECOND_NS), values.at_most(bound)) for bound in BOUNDS_NS]
-    return [*bounds, ("+Inf", values.count)]
+    return HistogramMetricFamily("fraudgate_loop_stall_seconds", text, buckets_of(values), values.sum_ns / SECOND_NS)
 
 
 def _batch_rows(batches: Sequence[int]) -> "Metric":
