@@ -16,10 +16,10 @@ import numpy as np
 from fraudgate.audit.edition_file import LoggedEdition, read_editions
 from fraudgate.audit.log_file import LoggedBatch, open_log
 from fraudgate.errors import SnapshotError
-from fraudgate.guardrails.decision import UNSCORED, Thresholds, decide, score_marks, usable
+from fraudgate.guardrails.decision import UNSCORED, Thresholds, level_decisions, overrule, score_marks, usable
 from fraudgate.guardrails.inputs import inputs_of
 from fraudgate.guardrails.rules import RuleSet
-from fraudgate.transaction import Bool, Float32, Float64, Int64, Status, UInt8, UInt64, open_batch
+from fraudgate.transaction import Bool, Float32, Float64, Int64, Status, UInt64, open_batch
 
 
 class Decider(NamedTuple):
@@ -111,7 +111,9 @@ class _Replayed:
             columns = open_batch(self._batch.request)
             inputs = inputs_of(columns, self._fresh.tolist(), features, score, usable(level))
             bits: UInt64 = score_marks(level)
-            decision: UInt8 = decide(decider.rules, bits, decider.rules.fire(inputs, bits), level)
+            union = decider.rules.fire(inputs, bits)
+            decision = level_decisions(level)
+            overrule(decider.rules, bits, union, decision)
         self._score[mine], self._bits[mine], self._decision[mine] = score[mine], bits[mine], decision[mine]
         self._models[mine] = edition.model
 
