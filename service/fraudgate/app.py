@@ -88,6 +88,7 @@ class Service:
             drift=parts.drift,
             fleet=parts.fleet,
             calls=self._front.calls,
+            ladder=parts.ladder,
         )
         self.data_port = self.control_port = 0
 
@@ -123,7 +124,7 @@ class Service:
         features_pb2_grpc.add_FeatureServiceServicer_to_server(FeatureServicer(parts.store, snapshot), server)
         outcomes_pb2_grpc.add_OutcomeServiceServicer_to_server(OutcomeServicer(parts.store, parts.counters), server)
         latency_pb2_grpc.add_LatencyServiceServicer_to_server(
-            LatencyServicer(parts.recorder, drift=parts.drift, fleet=parts.fleet), server
+            LatencyServicer(parts.recorder, drift=parts.drift, fleet=parts.fleet, ladder=parts.ladder), server
         )
         models_pb2_grpc.add_ModelServiceServicer_to_server(
             ModelServicer(root, parts.fleet, parts.engines.check, parts.engines.open, monotonic_ns), server

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from fraudgate import state, wheel
 from fraudgate.audit.batch_log import BatchLog
 from fraudgate.audit.edition_file import note_edition
+from fraudgate.breaker import BreakerSettings
 from fraudgate.clock import Clock, monotonic_ns, time_ns
 from fraudgate.config import Config
 from fraudgate.drift.kept import LiveReference
@@ -29,7 +30,9 @@ from fraudgate.features.schema import FeatureSchema, Hours, Weekend
 from fraudgate.fleet_assembly import Engines
 from fraudgate.frontend.codec import Renderer, request_batch, request_columns
 from fraudgate.guardrails.rules import DEFAULT_RULES, RuleSet
+from fraudgate.guardrails.static_policy import StaticPolicy
 from fraudgate.idempotency import IdempotencyTable
+from fraudgate.ladder import Ladder, LadderSettings
 from fraudgate.latency.recorder import Counters, Recorder
 from fraudgate.limits import BATCH_ROWS_MAX, EVENT_TIME_NS_MIN, SECOND_NS, SLABS
 from fraudgate.pipeline import Live, Pipeline
@@ -62,6 +65,7 @@ class Parts:
     counters: Counters
     log: BatchLog | None
     drift: DriftWatch | None
+    ladder: Ladder
     pipeline: Pipeline
 
     @property
@@ -88,6 +92,9 @@ def assemble(config: Config, say: Say) -> Parts:
         editions.tell(partial(note_edition, Path(config.log.dir), log.run))
     drift = load_drift(config, schema, loaded, say)
     large = engines.large(monotonic_ns)
+    ladder = load_ladder(config, schema, counters, say)
+    if large is not None:
+        large.tier.breaker = ladder.large
     future_ns = config.event_time.future_max_seconds * SECOND_NS
     pipeline = Pipeline(
         live=_live(loaded, (large.tier,) if large is not None else (), rules),
@@ -102,6 +109,7 @@ def assemble(config: Config, say: Say) -> Parts:
         event_time_ns_max=lambda: event_clock() + future_ns,
         budget_ns=config.batching.budget_ns,
         drift=drift,
+        ladder=ladder,
     )
 
     def serve(live: Loaded, routes: tuple[Route, ...]) -> None:
@@ -126,6 +134,7 @@ def assemble(config: Config, say: Say) -> Parts:
         counters=counters,
         log=log,
         drift=drift,
+        ladder=ladder,
         pipeline=pipeline,
     )
 
@@ -157,6 +166,23 @@ def load_drift(config: Config, schema: FeatureSchema, loaded: Loaded, say: Say) 
         window_rows=settings.window_rows,
         reference_rows=settings.reference_rows,
     )
+
+
+def load_ladder(config: Config, schema: FeatureSchema, counters: Counters, say: Say) -> Ladder:
+    """The degradation ladder as it is configured."""
+    given, fallback = config.ladder, config.fallback
+    breaker = BreakerSettings(
+        failures_max=given.failures_max,
+        window_runs=given.window_runs,
+        failures_share=given.failures_share,
+        wait_ns_min=round(given.wait_seconds_min * SECOND_NS),
+        wait_ns_max=round(given.wait_seconds_max * SECOND_NS),
+        good_runs=given.good_runs,
+    )
+    settings = LadderSettings(breaker, given.store_ns_max, given.engine_ns_max) if given.enabled else None
+    approves = fallback.policy == "approve_up_to"
+    policy = StaticPolicy(schema.currency, fallback.approve_up_to_minor if approves else None)
+    return Ladder(schema, counters, monotonic_ns, settings, policy, lambda change: say(f"ladder: {change}"))
 
 
 def load_store(config: Config, schema: FeatureSchema, event_clock: Clock, say: Say) -> EmbeddedStore:

@@ -21,9 +21,11 @@ from fraudgate.sections import (
     Batching,
     Drift,
     EventTime,
+    FallbackPolicy,
     Features,
     Idempotency,
     Ingress,
+    Ladder,
     Log,
     Logging,
     Model,
@@ -61,6 +63,8 @@ class Config(Section, forbid_unknown_fields=True, frozen=True):
     state: State = State()
     drift: Drift = Drift()
     tracing: Tracing = Tracing()
+    ladder: Ladder = Ladder()
+    fallback: FallbackPolicy = FallbackPolicy()
 
     def check(self) -> None:
         """Raise ConfigError for values that cannot work together."""
@@ -88,6 +92,7 @@ class Config(Section, forbid_unknown_fields=True, frozen=True):
                 raise ConfigError(f"server.{name} is loopback only; set server.insecure = true to open it")
         if self.tier.low > self.tier.high:
             raise ConfigError(f"tier.low = {self.tier.low} is over tier.high = {self.tier.high}")
+        _check_ladder(self.ladder, self.fallback)
         self.event_now_ns()
 
     def event_now_ns(self) -> int | None:
@@ -101,6 +106,18 @@ class Config(Section, forbid_unknown_fields=True, frozen=True):
         if instant.tzinfo is None:
             raise ConfigError(f"event_time.now = {self.event_time.now!r} needs a time zone, such as Z")
         return int(instant.timestamp()) * limits.SECOND_NS
+
+
+def _check_ladder(ladder: Ladder, fallback: FallbackPolicy) -> None:
+    if ladder.failures_max > ladder.window_runs:
+        raise ConfigError(f"ladder.failures_max = {ladder.failures_max} is over window_runs = {ladder.window_runs}")
+    if ladder.wait_seconds_min > ladder.wait_seconds_max:
+        raise ConfigError(
+            f"ladder.wait_seconds_min = {ladder.wait_seconds_min:g} is over wait_seconds_max = "
+            f"{ladder.wait_seconds_max:g}"
+        )
+    if (fallback.policy == "approve_up_to") != bool(fallback.approve_up_to_minor):
+        raise ConfigError('fallback.policy = "approve_up_to" and fallback.approve_up_to_minor > 0 need each other')
 
 
 def is_loopback(address: str) -> bool:

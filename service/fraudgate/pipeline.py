@@ -20,14 +20,14 @@ from fraudgate.clock import Clock
 from fraudgate.drift.watch import DriftWatch
 from fraudgate.engines.base import Inference
 from fraudgate.engines.routes import Batch, Route, Verdict
-from fraudgate.errors import EngineFailed
 from fraudgate.features.schema import Attribute
-from fraudgate.features.store import FeatureStore, Gathered
-from fraudgate.guardrails.decision import UNSCORED, Thresholds, overrule
+from fraudgate.features.store import FeatureStore, Gathered, Unapplied
+from fraudgate.guardrails.decision import UNSCORED, Thresholds
 from fraudgate.guardrails.drafts import Head, draft, draft_levels
-from fraudgate.guardrails.inputs import RuleInputs, inputs_of
+from fraudgate.guardrails.inputs import inputs_of
 from fraudgate.guardrails.rules import RuleSet
 from fraudgate.idempotency import IdempotencyTable
+from fraudgate.ladder import Ladder
 from fraudgate.latency.recorder import Counters, Recorder
 from fraudgate.limits import BUDGET_NS
 from fraudgate.tensors import Slab, quiet_context
@@ -50,8 +50,6 @@ _log = logging.getLogger(__name__)
 
 CANCELLED_NS = -1
 """A ``deadline_ns`` that says the caller is gone."""
-
-_RULE_ERROR = np.array(1 << Mark.RULE_ERROR, np.uint64)
 
 Refused = dict[int, tuple[Status, int]]
 """The rows that end with a status other than OK: that status, and the problem's number or 0."""
@@ -103,6 +101,7 @@ class Pipeline:
         event_time_ns_max: Clock,
         budget_ns: int = BUDGET_NS,
         drift: DriftWatch | None = None,
+        ladder: Ladder | None = None,
     ) -> None:
         self.live = live
         self.store = store
@@ -117,6 +116,7 @@ class Pipeline:
         self._event_time_ns_max = event_time_ns_max
         self._budget_ns = budget_ns
         self._drift = drift
+        self._ladder = ladder or Ladder(store.schema, counters, clock)
         self._named_attributes = {each.attribute for each in store.schema.features if isinstance(each, Attribute)}
         self._quiet = quiet_context()
         self._sequence = 0
@@ -142,7 +142,7 @@ class Pipeline:
             rows = self._validate(columns, rows, refused)
             claims = self._claim(columns, rows, refused, taken_up_ns)
             self._count_ignored_attributes(columns, claims.fresh)
-            gathered = self._apply_and_gather(columns, claims, refused)
+            gathered = self._apply_and_gather(columns, claims, refused, taken_up_ns)
             if gathered is not None:
                 decided, watched = await self._decide_surely(live, columns, claims.fresh, gathered, taken_up_ns)
             if not my_turn.is_set():
@@ -203,25 +203,23 @@ class Pipeline:
             self._refuse(refused, row, Status.ALREADY_EXISTS, "conflict")
         return claims
 
-    def _apply_and_gather(self, columns: Columns, claims: Claims, refused: Refused) -> Gathered | None:
+    def _apply_and_gather(self, columns: Columns, claims: Claims, refused: Refused, now_ns: int) -> Gathered | None:
         """Apply the fresh rows' events and read their features; None when there is nothing to decide.
 
-        The store applies all rows or raises before the first; a raise is our fault, and frees the ids for a retry.
+        The store applies all rows or raises before the first. Where nothing stands in for it, that is our fault: the
+        callers get INTERNAL, and the ids are free for a retry.
         """
         if not claims.fresh:
             return None
-        try:
-            return self.store.apply_and_gather(columns, claims.fresh)
-        except Exception:  # whatever it was, the callers get INTERNAL and may retry
-            _log.exception("the store refused a batch of %d", len(claims.fresh))
-            self._counters.count("fraudgate_store_failures_total")
+        gathered = self._ladder.gather(self.store, columns, claims.fresh, now_ns)
+        if gathered is None:
             for row in claims.fresh:
                 self._refuse(refused, row, Status.INTERNAL, "internal")
             self._release(claims)
             self._fail_twins(claims, refused)
             claims.fresh.clear()
             claims.fresh_slots.clear()
-            return None
+        return gathered
 
     def _release(self, claims: Claims) -> None:
         if self.idempotency is not None:
@@ -257,8 +255,8 @@ class Pipeline:
             decided = decided_rows(rows, live.edition, taken_up_ns, self._clock(), self._clock(), self._clock())
             decided["scored"] = False
             decided["decision"] = Decision.REVIEW
-            decided["rules"] = 1 << Mark.RULE_ERROR | 1 << Mark.RULES_ONLY
-            decided["fallback"] = Fallback.RULES_ONLY
+            decided["rules"] = 1 << Mark.RULE_ERROR | 1 << Mark.STATIC_POLICY
+            decided["fallback"] = Fallback.STATIC_POLICY
             decided["sequence"] = np.arange(sequence, sequence + rows)
             decided["arrival_ns"] = columns.arrival_ns[fresh]
             return decided, decided
@@ -274,20 +272,21 @@ class Pipeline:
         try:
             self._quiet.run(self._slabs[slot].write, gathered.values)
             gathered_ns = self._clock()
-            score, verdict = await self._infer(live, slot, rows), None
+            score, inferred_ns = await self._ladder.infer(live.inference, slot, rows, gathered_ns)
+            verdict = None
             if live.routes:
-                run_ns = self._clock() - gathered_ns
-                batch = Batch(columns, fresh, slot, self._slabs[slot], taken_up_ns, run_ns)
+                batch = Batch(columns, fresh, slot, self._slabs[slot], taken_up_ns, inferred_ns - gathered_ns)
                 own, verdict = score.copy(), await _routed(live, batch, score)
-                score = verdict.score
+                score, inferred_ns = verdict.score, self._clock()
         finally:
             self._free_slots.append(slot)
-        head = Head(live.edition, sequence, taken_up_ns, gathered_ns, self._clock())
+        head = Head(live.edition, sequence, taken_up_ns, gathered_ns, inferred_ns)
         if verdict is None:
             decided, scored = draft(live.thresholds, columns, fresh, score, gathered.fallback, head)
         else:
             decided, scored = draft_levels(verdict.level, columns, fresh, score, gathered.fallback, head)
-        self._judge(live, inputs_of(columns, fresh, gathered.values, score, scored), decided)
+        inputs = inputs_of(columns, fresh, gathered.values, score, scored)
+        self._ladder.judge(live.rules, inputs, decided, inferred_ns)
         decided["answered_ns"] = self._clock()
         if verdict is None:
             return decided, decided
@@ -296,28 +295,6 @@ class Pipeline:
         watched = decided.copy()
         watched["score"], watched["scored"] = own, live.thresholds.levels(own) != UNSCORED
         return decided, watched
-
-    async def _infer(self, live: Live, slot: int, rows: int) -> Float32:
-        try:
-            return (await live.inference.infer(slot))[:rows]
-        except EngineFailed:
-            self._counters.count("fraudgate_engine_failures_total")
-            return np.full(rows, np.nan, np.float32)
-
-    def _judge(self, live: Live, inputs: RuleInputs, decided: Answers) -> None:
-        """Let the rules overrule what the score alone decided."""
-        bits = decided["rules"].copy()  # side by side, which NumPy is quicker with
-        try:
-            union = self._quiet.run(live.rules.fire, inputs, bits)
-        except Exception:  # applied events must get decisions: a failing rule set lifts every row to REVIEW, counted
-            bits, union = decided["rules"] | _RULE_ERROR, int(_RULE_ERROR)
-        if not union:
-            return
-        if union >> Mark.RULE_ERROR:
-            self._counters.count("fraudgate_rule_errors_total", int(np.count_nonzero(bits & _RULE_ERROR)))
-        decisions = decided["decision"].copy()
-        overrule(live.rules, bits, union, decisions)
-        decided["decision"], decided["rules"] = decisions, bits
 
     def _answer(
         self, columns: Columns, claims: Claims, decided: Answers | None, refused: Refused, taken_up_ns: int
@@ -351,7 +328,7 @@ class Pipeline:
             self._recorder.record_batch(decided)
             self._counters.count_decisions(decided["decision"], decided["fallback"])
             self._counters.count_batch(len(decided))
-            if self._drift is not None and watched is not None:
+            if self._drift is not None and watched is not None and not isinstance(gathered, Unapplied):
                 self._drift.record_batch(gathered.values, watched)
 
     def _keep(

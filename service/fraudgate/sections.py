@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from fraudgate import limits
+from fraudgate.breaker import BreakerSettings
 from fraudgate.engines.bounds import BOUNDS
 
 _Positive = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
@@ -14,6 +15,7 @@ _Span = Annotated[int, msgspec.Meta(ge=0, le=10 * 366 * limits.DAY_SECONDS)]
 _DriftRows = Annotated[int, msgspec.Meta(ge=1_000, le=1_000_000)]
 _Patience = Annotated[float, msgspec.Meta(gt=0, le=limits.DAY_SECONDS)]
 _Wait = Annotated[float, msgspec.Meta(ge=0, le=limits.DAY_SECONDS)]
+_BREAKER = BreakerSettings()
 
 
 class Section(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -190,3 +192,32 @@ class Drift(Section, forbid_unknown_fields=True, frozen=True):
     """The last transactions, which are compared."""
     reference_rows: _DriftRows = 20_000
     """The first transactions, which are the reference of a model that has none."""
+
+
+class Ladder(Section, forbid_unknown_fields=True, frozen=True):
+    """When store, engines and rules count as away beyond the batch that they fail, and when they are asked again."""
+
+    enabled: bool = True
+    """false: each is asked by every batch, and a batch that the store fails ends INTERNAL."""
+    failures_max: Annotated[int, msgspec.Meta(ge=1, le=1_024)] = _BREAKER.failures_max
+    """Runs in a row that failed or took too long."""
+    window_runs: Annotated[int, msgspec.Meta(ge=1, le=1_024)] = _BREAKER.window_runs
+    failures_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = _BREAKER.failures_share
+    """So many of the last ``window_runs`` have the same effect."""
+    wait_seconds_min: _Patience = _BREAKER.wait_ns_min / limits.SECOND_NS
+    """How long it is not asked, the first time; each further time twice as long."""
+    wait_seconds_max: _Patience = _BREAKER.wait_ns_max / limits.SECOND_NS
+    good_runs: _Positive = _BREAKER.good_runs
+    """Batches that must succeed, one after the other, before all ask it again."""
+    store_ns_max: _Positive = limits.BUDGET_NS
+    engine_ns_max: _Positive = limits.BUDGET_NS
+    """What one run may take; of the large engine too. They run in this process: one that is slow because the host is
+    busy is better than none, one that takes the whole budget is not."""
+
+
+class FallbackPolicy(Section, forbid_unknown_fields=True, frozen=True):
+    """What decides while the rules cannot be asked. A score that asks for more is heard."""
+
+    policy: Literal["review", "approve_up_to"] = "review"
+    approve_up_to_minor: _NotNegative = 0
+    """With "approve_up_to": amounts up to this one, in minor units of the schema's currency, are approved."""

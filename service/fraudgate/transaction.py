@@ -64,6 +64,7 @@ class Fallback(IntEnum):
     STALE_FEATURES = 3
     SMALL_MODEL = 4
     RULES_ONLY = 5
+    STATIC_POLICY = 6
 
 
 class Status(IntEnum):
@@ -90,6 +91,7 @@ class Mark(IntEnum):
     SCORE_REVIEW = 57  # the score is at or over the review threshold
     RULE_ERROR = 58  # a rule failed on this row
     RULES_ONLY = 59  # there is no usable score
+    STATIC_POLICY = 60  # the rules could not be asked
 
 
 ANSWER_DTYPE = np.dtype(

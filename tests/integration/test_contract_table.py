@@ -341,7 +341,7 @@ async def test_a_draining_server_is_unavailable(models: Path) -> None:
 async def test_a_store_that_fails_is_internal_and_the_id_stays_free(
     models: Path, way: Way, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with serve(models) as server:
+    async with serve(models, ladder={"enabled": False}) as server:
         with monkeypatch.context() as broken:
             broken.setattr(server.service.parts.store, "apply_and_gather", lambda columns, rows: 1 / 0)
             end = await way(server, transaction("unlucky"))

@@ -130,8 +130,9 @@ async def test_a_rule_that_errors_on_a_row_lifts_it_to_review(models: Path, tmp_
 async def test_a_store_that_raises_costs_its_batch_and_nobody_else(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Twins of the rows that failed fail with them; replays of earlier answers and bad rows get theirs."""
-    async with serve(models, batching=HELD_GATE) as server:
+    """Without the ladder: twins of the rows that failed fail with them; replays of earlier answers and bad rows get
+    theirs."""
+    async with serve(models, batching=HELD_GATE, ladder={"enabled": False}) as server:
         first = await server.score_rows([transaction(f"row {i}") for i in range(32)])
         rows = [transaction(f"row {i}") for i in range(16, 46)] + [transaction("row 32"), transaction("")]
         with monkeypatch.context() as broken:

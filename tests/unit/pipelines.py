@@ -10,7 +10,9 @@ from fraudgate.drift.watch import DriftWatch
 from fraudgate.features.currency import EXPONENTS
 from fraudgate.guardrails.decision import Thresholds
 from fraudgate.guardrails.rules import RuleSet
+from fraudgate.guardrails.static_policy import StaticPolicy
 from fraudgate.idempotency import IdempotencyTable
+from fraudgate.ladder import Ladder, LadderSettings
 from fraudgate.latency.recorder import Counters, Recorder
 from fraudgate.limits import BUDGET_NS, SLABS
 from fraudgate.pipeline import Inference, Live, Pipeline
@@ -47,10 +49,16 @@ class Bench:
     budget_ns: int = BUDGET_NS
     clock: FakeClock = field(default_factory=lambda: FakeClock(START_NS, step_ns=1))
     drift: DriftWatch | None = None
+    settings: LadderSettings | None = None
+    policy: StaticPolicy | None = None
 
     def __post_init__(self) -> None:
         self.rules = RuleSet.parse(RULES, "rules.yaml", FAKE_SCHEMA.names)
         self.recorder, self.counters, self.log = Recorder(), Counters(), FakeLog()
+        self.told: list[str] = []
+        self.ladder = Ladder(
+            FAKE_SCHEMA, self.counters, self.clock, self.settings, self.policy, lambda change: self.told.append(change)
+        )
         self.slabs = [Slab(len(FAKE_SCHEMA.names)) for _ in range(SLABS)]
         self.pipeline = Pipeline(
             live=self.live(self.inference),
@@ -65,6 +73,7 @@ class Bench:
             event_time_ns_max=lambda: EVENT_TIME_NS,
             budget_ns=self.budget_ns,
             drift=self.drift,
+            ladder=self.ladder,
         )
 
     def live(self, inference: Inference, edition: int = 1, thresholds: Thresholds = THRESHOLDS) -> Live:

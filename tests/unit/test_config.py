@@ -251,3 +251,23 @@ def test_the_readme_of_the_keys_is_toml() -> None:
     for section, values in msgspec.to_builtins(config.Config()).items():
         for key, value in values.items():
             assert tomllib.loads(f"{key} = {msgspec.json.encode(value).decode()}") == {key: value}, (section, key)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[ladder]\nfailures_max = 40", "ladder.failures_max = 40 is over window_runs = 32"),
+        ("[ladder]\nwait_seconds_min = 9", "ladder.wait_seconds_min = 9 is over wait_seconds_max = 8"),
+        ('[fallback]\npolicy = "approve_up_to"', "need each other"),
+        ("[fallback]\napprove_up_to_minor = 500", "need each other"),
+        ('[fallback]\npolicy = "approve"', "policy"),
+    ],
+)
+def test_a_ladder_that_cannot_be_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    assert said in refused(tmp_path, text)
+
+
+def test_nothing_is_approved_without_rules_unless_the_file_says_so(tmp_path: Path) -> None:
+    assert load(tmp_path).fallback == sections.FallbackPolicy("review", 0)
+    given = load(tmp_path, '[fallback]\npolicy = "approve_up_to"\napprove_up_to_minor = 500').fallback
+    assert given == sections.FallbackPolicy("approve_up_to", 500)

@@ -14,6 +14,7 @@ from fraudgate.guardrails.decision import Thresholds
 from fraudgate.idempotency import IdempotencyTable, payload_digests
 from fraudgate.limits import BATCH_ROWS_MAX, BUDGET_NS
 from fraudgate.pipeline import CANCELLED_NS
+from fraudgate.tensors import Slab
 from fraudgate.testing import FAKE_SCHEMA, FakeInference, run
 from fraudgate.transaction import Answers, Decision, Fallback, Mark, open_batch
 from fraudgate.v1.scoring_pb2 import Transaction
@@ -449,15 +450,17 @@ def raising(error: Exception) -> Callable[..., None]:
 
 
 @pytest.mark.parametrize("dead_neighbour", [False, True])
-def test_a_bug_after_apply_sends_every_row_to_a_person(dead_neighbour: bool) -> None:
-    bench = Bench(FakeInference(ValueError("a bug"), [0.1]))
+def test_a_bug_after_apply_sends_every_row_to_a_person(monkeypatch: pytest.MonkeyPatch, dead_neighbour: bool) -> None:
+    bench = Bench()
     rows = [*numbered(2), transaction(transaction_id="dead", amount_minor=-1)][: 2 + dead_neighbour]
-    answers = bench.score(*rows)
+    with monkeypatch.context() as broken:
+        broken.setattr(Slab, "write", raising(ValueError("a bug")))
+        answers = bench.score(*rows)
     decided = answers[:2]
     assert statuses(decided) == ["OK", "OK"]
     assert decided["decision"].tolist() == [REVIEW] * 2
-    assert decided["rules"].tolist() == [marks(Mark.RULE_ERROR, Mark.RULES_ONLY)] * 2
-    assert decided["fallback"].tolist() == [Fallback.RULES_ONLY] * 2
+    assert decided["rules"].tolist() == [marks(Mark.RULE_ERROR, Mark.STATIC_POLICY)] * 2
+    assert decided["fallback"].tolist() == [Fallback.STATIC_POLICY] * 2
     assert not decided["scored"].any()
     assert (decided["batch_rows"].tolist(), decided["edition"].tolist()) == ([2, 2], [1, 1])
     assert (np.diff([decided[name] for name in STAMPS], axis=0) >= 0).all()

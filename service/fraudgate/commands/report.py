@@ -13,6 +13,7 @@ from fraudgate.commands.control_plane import channel_to
 from fraudgate.drift.watch import DriftReport, FeatureDrift
 from fraudgate.engines.report import EngineState, FleetReport, TierReport, TrialReport
 from fraudgate.errors import ConfigError, FraudgateError
+from fraudgate.ladder import BreakerReport, LadderReport
 from fraudgate.latency.histogram import LatencyReport, StageLatency
 from fraudgate.latency.report import aligned, merge_hlogs, render_table
 from fraudgate.limits import MICROSECOND_NS
@@ -28,10 +29,11 @@ class Report(NamedTuple):
     latency: LatencyReport
     drift: DriftReport | None = None
     fleet: FleetReport | None = None
+    ladder: LadderReport | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain dicts, lists and numbers, for ``json.dumps``."""
-        others = {"fleet": self.fleet, "drift": self.drift}
+        others = {"fleet": self.fleet, "ladder": self.ladder, "drift": self.drift}
         return self.latency.as_json() | {name: each.as_json() for name, each in others.items() if each}
 
 
@@ -62,6 +64,8 @@ def _write(report: Report, args: argparse.Namespace) -> None:
         print(render_table(report.latency), end="")
         if report.fleet:
             print("", *_fleet_lines(report.fleet), sep="\n")
+        if report.ladder:
+            print("", _ladder_line(report.ladder), sep="\n")
         if report.drift:
             print("", *_drift_lines(report.drift), sep="\n")
     elif args.json == "-":
@@ -87,7 +91,8 @@ def _live(target: str) -> Report:
     stages = tuple(StageLatency(**_fields(StageLatency, stage)) for stage in answer.stages)
     latency = LatencyReport(answer.budget_ns, answer.interval_ns, stages, answer.over_budget)
     drift = _drift(answer.drift) if answer.HasField("drift") else None
-    return Report(latency, drift, _fleet(answer.fleet) if answer.HasField("fleet") else None)
+    fleet = _fleet(answer.fleet) if answer.HasField("fleet") else None
+    return Report(latency, drift, fleet, _ladder(answer.ladder) if answer.HasField("ladder") else None)
 
 
 def _drift(message: Any) -> DriftReport:
@@ -103,6 +108,11 @@ def _fleet(message: Any) -> FleetReport:
         trial=TrialReport(**_fields(TrialReport, message.trial)) if message.HasField("trial") else None,
         tier=TierReport(**_fields(TierReport, message.tier)) if message.HasField("tier") else None,
     )
+
+
+def _ladder(message: Any) -> LadderReport:
+    breakers = tuple(BreakerReport(**_fields(BreakerReport, each)) for each in message.breakers)
+    return LadderReport(message.rung, breakers)
 
 
 def _fields(kind: type[Any], message: Any) -> dict[str, Any]:
@@ -130,6 +140,15 @@ def _fleet_lines(report: FleetReport) -> Iterator[str]:
                 ("large", f"{tier.large_rows:,}", f"{tier.large_share:.1%}", large),
             ]
         )
+
+
+def _ladder_line(report: LadderReport) -> str:
+    """The ladder for a terminal."""
+    states = (
+        f"{each.dependency} {each.state} ({each.changes:,} changes, {each.bad_runs:,} bad runs)"
+        for each in report.breakers
+    )
+    return f"ladder: {report.rung}; {', '.join(states)}"
 
 
 def _drift_lines(report: DriftReport) -> Iterator[str]:

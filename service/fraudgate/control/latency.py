@@ -7,6 +7,7 @@ from fraudgate.clock import Clock, monotonic_ns
 from fraudgate.drift.watch import DriftWatch
 from fraudgate.engines.fleet import Fleet
 from fraudgate.engines.report import FleetReport
+from fraudgate.ladder import Ladder, LadderReport
 from fraudgate.latency.histogram import LatencyReport
 from fraudgate.latency.recorder import Recorder
 from fraudgate.v1 import latency_pb2, latency_pb2_grpc, models_pb2
@@ -21,8 +22,10 @@ class LatencyServicer(latency_pb2_grpc.LatencyServiceServicer):
         clock: Clock = monotonic_ns,
         drift: DriftWatch | None = None,
         fleet: Fleet | None = None,
+        ladder: Ladder | None = None,
     ) -> None:
         self._recorder, self._clock, self._drift, self._fleet = recorder, clock, drift, fleet
+        self._ladder = ladder
 
     async def GetLatencyReport(  # noqa: N802 - the name is the protocol's
         self, request: latency_pb2.GetLatencyReportRequest, context: Any
@@ -33,6 +36,8 @@ class LatencyServicer(latency_pb2_grpc.LatencyServiceServicer):
             answer.drift.CopyFrom(latency_pb2.DriftReport(**report.as_json()))
         if self._fleet is not None:
             answer.fleet.CopyFrom(models_pb2.FleetReport(**FleetReport.of(self._fleet).as_json()))
+        if self._ladder is not None:
+            answer.ladder.CopyFrom(latency_pb2.LadderReport(**LadderReport.of(self._ladder).as_json()))
         return answer
 
     async def ResetLatency(  # noqa: N802 - the name is the protocol's

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from fraudgate.breaker import Breaker
 from fraudgate.clock import Clock
 from fraudgate.engines.base import Engine, Inference
 from fraudgate.engines.trial import WHOLE_PERCENT, Trial, chosen
@@ -164,6 +165,7 @@ class Tier:
     ns_max: int
     """A batch that was taken up so long after a row's arrival keeps that batch to the small engine."""
     clock: Clock
+    breaker: Breaker = field(default_factory=lambda: Breaker("large"))
     dropped: bool = False
     """The large engine is not asked: it has shown a problem."""
     small: int = 0
@@ -198,10 +200,18 @@ class Tier:
         return waited_ns <= self.ns_max
 
     async def _score(self, batch: Batch) -> Float32 | None:
+        """None where the large engine is away."""
         started_ns = self.clock()
+        ticket = self.breaker.ask(started_ns)
+        if not ticket:
+            return None
+        score = None
         try:
-            return (await self.member.inference.infer(batch.slot))[: len(batch.rows)]
+            score = (await self.member.inference.infer(batch.slot))[: len(batch.rows)]
         except Exception:  # whatever it raises, the small engine's answers stand
             return None
         finally:
-            self.large_run_ns += self.clock() - started_ns
+            ended_ns = self.clock()
+            self.large_run_ns += ended_ns - started_ns
+            self.breaker.report(ticket, started_ns, ended_ns, failed=score is None)
+        return score

@@ -18,6 +18,10 @@ class Gathered(NamedTuple):
     """[rows]: ``Fallback`` NONE, DEFAULTED_FEATURES or STALE_FEATURES, the worst that applied."""
 
 
+class Unapplied(Gathered):
+    """Features that no store gave: these rows' events are not applied."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of a transaction. With ``event_time_ns`` and ids they are taken as the transaction's."""

@@ -16,6 +16,7 @@ MARK_TEXTS = {
     Mark.SCORE_REVIEW: "The score is at or over the review threshold.",
     Mark.RULE_ERROR: "A rule could not be evaluated for this transaction.",
     Mark.RULES_ONLY: "There is no score: rules alone decided.",
+    Mark.STATIC_POLICY: "The rules could not be asked: the configured policy decided.",
 }
 """The text of each mark; its code is the mark's name."""
 

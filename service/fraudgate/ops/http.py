@@ -21,6 +21,7 @@ from fraudgate.clock import Clock, monotonic_ns
 from fraudgate.drift.watch import DriftWatch
 from fraudgate.engines.fleet import Fleet
 from fraudgate.errors import ConfigError
+from fraudgate.ladder import Ladder
 from fraudgate.latency.calls import Calls
 from fraudgate.latency.recorder import STAGES, Counters, Recorder
 from fraudgate.latency.report import percentile_text
@@ -70,6 +71,7 @@ class OpsServer:
         drift: DriftWatch | None = None,
         fleet: Fleet | None = None,
         calls: Calls | None = None,
+        ladder: Ladder | None = None,
         clock: Clock = monotonic_ns,
         connection_ns_max: int = CONNECTION_NS_MAX,
     ) -> None:
@@ -77,7 +79,7 @@ class OpsServer:
         self._recorder, self._ready, self._clock = recorder, ready, clock
         python = ".".join(map(str, sys.version_info[:3]))
         info = {"version": fraudgate.__version__, "python": python}
-        self._metrics = Metrics(recorder, counters, info, drift, fleet, calls, clock)
+        self._metrics = Metrics(recorder, counters, info, drift, fleet, calls, ladder, clock)
         try:
             self._server = _Server((host, port), self._routes(), connection_ns_max)
         except OSError as error:

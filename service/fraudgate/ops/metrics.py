@@ -13,6 +13,7 @@ from fraudgate.clock import Clock, monotonic_ns
 from fraudgate.drift.watch import DriftReport, DriftWatch
 from fraudgate.engines.fleet import Fleet
 from fraudgate.engines.report import FleetReport, TierReport, TrialReport
+from fraudgate.ladder import Ladder
 from fraudgate.latency.calls import Calls
 from fraudgate.latency.histogram import Distribution
 from fraudgate.latency.recorder import STAGES, TOTALS, Counters, CountersCopy, Recorder
@@ -49,10 +50,11 @@ class Metrics:
         drift: DriftWatch | None = None,
         fleet: Fleet | None = None,
         calls: Calls | None = None,
+        ladder: Ladder | None = None,
         clock: Clock = monotonic_ns,
     ) -> None:
         self._recorder, self._counters, self._build_info = recorder, counters, dict(build_info)
-        self._fleet, self._calls = fleet, calls
+        self._fleet, self._calls, self._ladder = fleet, calls, ladder
         self._drift = None if drift is None else Kept(drift.report, DRIFT_NS, clock)
         self._text = Kept(self._made_text, TEXT_NS, clock)
 
@@ -88,6 +90,8 @@ class Metrics:
             report = FleetReport.of(self._fleet)
             labels["model"] = report.engines[0].model
             yield from _fleet(report)
+        if self._ladder is not None:
+            yield from _ladder(self._ladder)
         info = GaugeMetricFamily("fraudgate_build_info", "What runs here; always 1.", labels=list(labels))
         info.add_metric(list(labels.values()), 1)
         yield info
@@ -173,6 +177,22 @@ def _drift(report: DriftReport) -> Iterator["Metric"]:
         ks.add_metric([each.feature], each.ks)
         drifted.add_metric([each.feature], each.verdict == "drifted")
     yield from (psi, ks, drifted)
+
+
+def _ladder(ladder: Ladder) -> Iterator["Metric"]:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    text = "Whether a dependency is asked: 0 by every batch, 1 by one at a time (half-open), 2 not (open)."
+    rung = GaugeMetricFamily("fraudgate_rung", text, labels=["dependency"])
+    changes = CounterMetricFamily("fraudgate_rung_changes_total", "Changes of that.", labels=["dependency"])
+    bad = CounterMetricFamily(
+        "fraudgate_bad_runs_total", "Runs of a dependency that failed or took too long.", labels=["dependency"]
+    )
+    for breaker in ladder.breakers:
+        rung.add_metric([breaker.name], breaker.state)
+        changes.add_metric([breaker.name], breaker.changes)
+        bad.add_metric([breaker.name], breaker.bad_runs)
+    yield from (rung, changes, bad)
 
 
 def _fleet(report: FleetReport) -> Iterator["Metric"]:

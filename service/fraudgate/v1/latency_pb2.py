@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from fraudgate.v1 import models_pb2 as fraudgate_dot_v1_dot_models__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66raudgate/v1/latency.proto\x12\x0c\x66raudgate.v1\x1a\x19\x66raudgate/v1/models.proto\"\x19\n\x17GetLatencyReportRequest\"\x15\n\x13ResetLatencyRequest\"\xd7\x01\n\x18GetLatencyReportResponse\x12\x11\n\tbudget_ns\x18\x01 \x01(\x03\x12\x13\n\x0binterval_ns\x18\x02 \x01(\x03\x12*\n\x06stages\x18\x03 \x03(\x0b\x32\x1a.fraudgate.v1.StageLatency\x12\x13\n\x0bover_budget\x18\x04 \x01(\x03\x12(\n\x05\x64rift\x18\x05 \x01(\x0b\x32\x19.fraudgate.v1.DriftReport\x12(\n\x05\x66leet\x18\x06 \x01(\x0b\x32\x19.fraudgate.v1.FleetReport\"\xae\x01\n\x0b\x44riftReport\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x16\n\x0ereference_rows\x18\x02 \x01(\x03\x12\x1d\n\x15reference_rows_wanted\x18\x03 \x01(\x03\x12\x13\n\x0bwindow_rows\x18\x04 \x01(\x03\x12\x15\n\runscored_rows\x18\x05 \x01(\x03\x12,\n\x08\x66\x65\x61tures\x18\x06 \x03(\x0b\x32\x1a.fraudgate.v1.FeatureDrift\"W\n\x0c\x46\x65\x61tureDrift\x12\x0f\n\x07\x66\x65\x61ture\x18\x01 \x01(\t\x12\x0b\n\x03psi\x18\x02 \x01(\x01\x12\n\n\x02ks\x18\x03 \x01(\x01\x12\x0c\n\x04rows\x18\x04 \x01(\x03\x12\x0f\n\x07verdict\x18\x05 \x01(\t\"\xa2\x01\n\x0cStageLatency\x12\r\n\x05stage\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\x12\x0e\n\x06p50_ns\x18\x03 \x01(\x03\x12\x0e\n\x06p90_ns\x18\x04 \x01(\x03\x12\x0e\n\x06p99_ns\x18\x05 \x01(\x03\x12\x0f\n\x07p999_ns\x18\x06 \x01(\x03\x12\x0e\n\x06max_ns\x18\x07 \x01(\x03\x12\x0f\n\x07mean_ns\x18\x08 \x01(\x01\x12\x12\n\nover_range\x18\t \x01(\x03\x32\xce\x01\n\x0eLatencyService\x12\x61\n\x10GetLatencyReport\x12%.fraudgate.v1.GetLatencyReportRequest\x1a&.fraudgate.v1.GetLatencyReportResponse\x12Y\n\x0cResetLatency\x12!.fraudgate.v1.ResetLatencyRequest\x1a&.fraudgate.v1.GetLatencyReportResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66raudgate/v1/latency.proto\x12\x0c\x66raudgate.v1\x1a\x19\x66raudgate/v1/models.proto\"\x19\n\x17GetLatencyReportRequest\"\x15\n\x13ResetLatencyRequest\"\x83\x02\n\x18GetLatencyReportResponse\x12\x11\n\tbudget_ns\x18\x01 \x01(\x03\x12\x13\n\x0binterval_ns\x18\x02 \x01(\x03\x12*\n\x06stages\x18\x03 \x03(\x0b\x32\x1a.fraudgate.v1.StageLatency\x12\x13\n\x0bover_budget\x18\x04 \x01(\x03\x12(\n\x05\x64rift\x18\x05 \x01(\x0b\x32\x19.fraudgate.v1.DriftReport\x12(\n\x05\x66leet\x18\x06 \x01(\x0b\x32\x19.fraudgate.v1.FleetReport\x12*\n\x06ladder\x18\x07 \x01(\x0b\x32\x1a.fraudgate.v1.LadderReport\"K\n\x0cLadderReport\x12\x0c\n\x04rung\x18\x01 \x01(\t\x12-\n\x08\x62reakers\x18\x02 \x03(\x0b\x32\x1b.fraudgate.v1.BreakerReport\"U\n\rBreakerReport\x12\x12\n\ndependency\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0f\n\x07\x63hanges\x18\x03 \x01(\x03\x12\x10\n\x08\x62\x61\x64_runs\x18\x04 \x01(\x03\"\xae\x01\n\x0b\x44riftReport\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x16\n\x0ereference_rows\x18\x02 \x01(\x03\x12\x1d\n\x15reference_rows_wanted\x18\x03 \x01(\x03\x12\x13\n\x0bwindow_rows\x18\x04 \x01(\x03\x12\x15\n\runscored_rows\x18\x05 \x01(\x03\x12,\n\x08\x66\x65\x61tures\x18\x06 \x03(\x0b\x32\x1a.fraudgate.v1.FeatureDrift\"W\n\x0c\x46\x65\x61tureDrift\x12\x0f\n\x07\x66\x65\x61ture\x18\x01 \x01(\t\x12\x0b\n\x03psi\x18\x02 \x01(\x01\x12\n\n\x02ks\x18\x03 \x01(\x01\x12\x0c\n\x04rows\x18\x04 \x01(\x03\x12\x0f\n\x07verdict\x18\x05 \x01(\t\"\xa2\x01\n\x0cStageLatency\x12\r\n\x05stage\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\x12\x0e\n\x06p50_ns\x18\x03 \x01(\x03\x12\x0e\n\x06p90_ns\x18\x04 \x01(\x03\x12\x0e\n\x06p99_ns\x18\x05 \x01(\x03\x12\x0f\n\x07p999_ns\x18\x06 \x01(\x03\x12\x0e\n\x06max_ns\x18\x07 \x01(\x03\x12\x0f\n\x07mean_ns\x18\x08 \x01(\x01\x12\x12\n\nover_range\x18\t \x01(\x03\x32\xce\x01\n\x0eLatencyService\x12\x61\n\x10GetLatencyReport\x12%.fraudgate.v1.GetLatencyReportRequest\x1a&.fraudgate.v1.GetLatencyReportResponse\x12Y\n\x0cResetLatency\x12!.fraudgate.v1.ResetLatencyRequest\x1a&.fraudgate.v1.GetLatencyReportResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,13 +37,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESETLATENCYREQUEST']._serialized_start=98
   _globals['_RESETLATENCYREQUEST']._serialized_end=119
   _globals['_GETLATENCYREPORTRESPONSE']._serialized_start=122
-  _globals['_GETLATENCYREPORTRESPONSE']._serialized_end=337
-  _globals['_DRIFTREPORT']._serialized_start=340
-  _globals['_DRIFTREPORT']._serialized_end=514
-  _globals['_FEATUREDRIFT']._serialized_start=516
-  _globals['_FEATUREDRIFT']._serialized_end=603
-  _globals['_STAGELATENCY']._serialized_start=606
-  _globals['_STAGELATENCY']._serialized_end=768
-  _globals['_LATENCYSERVICE']._serialized_start=771
-  _globals['_LATENCYSERVICE']._serialized_end=977
+  _globals['_GETLATENCYREPORTRESPONSE']._serialized_end=381
+  _globals['_LADDERREPORT']._serialized_start=383
+  _globals['_LADDERREPORT']._serialized_end=458
+  _globals['_BREAKERREPORT']._serialized_start=460
+  _globals['_BREAKERREPORT']._serialized_end=545
+  _globals['_DRIFTREPORT']._serialized_start=548
+  _globals['_DRIFTREPORT']._serialized_end=722
+  _globals['_FEATUREDRIFT']._serialized_start=724
+  _globals['_FEATUREDRIFT']._serialized_end=811
+  _globals['_STAGELATENCY']._serialized_start=814
+  _globals['_STAGELATENCY']._serialized_end=976
+  _globals['_LATENCYSERVICE']._serialized_start=979
+  _globals['_LATENCYSERVICE']._serialized_end=1185
 # @@protoc_insertion_point(module_scope)

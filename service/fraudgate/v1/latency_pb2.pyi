@@ -16,20 +16,42 @@ class ResetLatencyRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetLatencyReportResponse(_message.Message):
-    __slots__ = ("budget_ns", "interval_ns", "stages", "over_budget", "drift", "fleet")
+    __slots__ = ("budget_ns", "interval_ns", "stages", "over_budget", "drift", "fleet", "ladder")
     BUDGET_NS_FIELD_NUMBER: _ClassVar[int]
     INTERVAL_NS_FIELD_NUMBER: _ClassVar[int]
     STAGES_FIELD_NUMBER: _ClassVar[int]
     OVER_BUDGET_FIELD_NUMBER: _ClassVar[int]
     DRIFT_FIELD_NUMBER: _ClassVar[int]
     FLEET_FIELD_NUMBER: _ClassVar[int]
+    LADDER_FIELD_NUMBER: _ClassVar[int]
     budget_ns: int
     interval_ns: int
     stages: _containers.RepeatedCompositeFieldContainer[StageLatency]
     over_budget: int
     drift: DriftReport
     fleet: _models_pb2.FleetReport
-    def __init__(self, budget_ns: _Optional[int] = ..., interval_ns: _Optional[int] = ..., stages: _Optional[_Iterable[_Union[StageLatency, _Mapping]]] = ..., over_budget: _Optional[int] = ..., drift: _Optional[_Union[DriftReport, _Mapping]] = ..., fleet: _Optional[_Union[_models_pb2.FleetReport, _Mapping]] = ...) -> None: ...
+    ladder: LadderReport
+    def __init__(self, budget_ns: _Optional[int] = ..., interval_ns: _Optional[int] = ..., stages: _Optional[_Iterable[_Union[StageLatency, _Mapping]]] = ..., over_budget: _Optional[int] = ..., drift: _Optional[_Union[DriftReport, _Mapping]] = ..., fleet: _Optional[_Union[_models_pb2.FleetReport, _Mapping]] = ..., ladder: _Optional[_Union[LadderReport, _Mapping]] = ...) -> None: ...
+
+class LadderReport(_message.Message):
+    __slots__ = ("rung", "breakers")
+    RUNG_FIELD_NUMBER: _ClassVar[int]
+    BREAKERS_FIELD_NUMBER: _ClassVar[int]
+    rung: str
+    breakers: _containers.RepeatedCompositeFieldContainer[BreakerReport]
+    def __init__(self, rung: _Optional[str] = ..., breakers: _Optional[_Iterable[_Union[BreakerReport, _Mapping]]] = ...) -> None: ...
+
+class BreakerReport(_message.Message):
+    __slots__ = ("dependency", "state", "changes", "bad_runs")
+    DEPENDENCY_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    BAD_RUNS_FIELD_NUMBER: _ClassVar[int]
+    dependency: str
+    state: str
+    changes: int
+    bad_runs: int
+    def __init__(self, dependency: _Optional[str] = ..., state: _Optional[str] = ..., changes: _Optional[int] = ..., bad_runs: _Optional[int] = ...) -> None: ...
 
 class DriftReport(_message.Message):
     __slots__ = ("source", "reference_rows", "reference_rows_wanted", "window_rows", "unscored_rows", "features")

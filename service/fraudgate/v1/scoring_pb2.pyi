@@ -26,6 +26,7 @@ class Fallback(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FALLBACK_STALE_FEATURES: _ClassVar[Fallback]
     FALLBACK_SMALL_MODEL: _ClassVar[Fallback]
     FALLBACK_RULES_ONLY: _ClassVar[Fallback]
+    FALLBACK_STATIC_POLICY: _ClassVar[Fallback]
 DECISION_UNSPECIFIED: Decision
 APPROVE: Decision
 REVIEW: Decision
@@ -36,6 +37,7 @@ FALLBACK_DEFAULTED_FEATURES: Fallback
 FALLBACK_STALE_FEATURES: Fallback
 FALLBACK_SMALL_MODEL: Fallback
 FALLBACK_RULES_ONLY: Fallback
+FALLBACK_STATIC_POLICY: Fallback
 
 class ScoreRequest(_message.Message):
     __slots__ = ("transaction",)
