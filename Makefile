@@ -11,7 +11,7 @@ TRAINABLE := $(BIN)/python -c 'from importlib.util import find_spec; raise Syste
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make requirements"
 
-.PHONY: help setup demo test test-slow test-rtx test-train test-ops check bench protos ops train compare search requirements
+.PHONY: help setup demo test test-slow test-rtx test-train test-ops check bench simulate protos ops train compare search requirements
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r verb does; do printf 'make %-14s%s\n' "$$verb" "$$does"; done
@@ -60,6 +60,9 @@ bench: $(READY) $(NATIVE_READY) ## the benchmarks, under 8 minutes; writes bench
 
 bench-%: $(READY) $(NATIVE_READY)
 	@$(BIN)/python -m benchmarks $* $(ARGS)
+
+simulate: $(READY) $(NATIVE_READY) ## the whole service on a fake clock, a million calls with faults; SEED=7 picks the run
+	@$(BIN)/fraudgate simulate --seed $(or $(SEED),1) $(ARGS)
 
 protos: $(READY) ## regenerate the stubs in service/fraudgate/v1 and inference
 	@$(BIN)/python -m protos.generate

@@ -30,7 +30,7 @@ BENCHMARKS = (
     "batch_log",
 )
 """Run by default, in this order. Each module has ``figures() -> dict[str, float]``."""
-OTHERS = ("invariance", "sabotage", "swap")
+OTHERS = ("invariance", "sabotage", "simulate", "swap")
 GOALS = {
     "pipeline_cpu_us_per_decision": ("<=", 12.0),
     "native_cpu_us_per_decision": ("<=", 24.0),
@@ -56,6 +56,7 @@ GOALS = {
     "inference_cpu_us_per_batch": ("<=", 16.0),
     "inference_ratio_to_xgboost": ("<=", 0.25),
     "sabotaged_caught": (">=", 54.0),
+    "simulate_us_per_call": ("<=", 30.0),
     "swap_p99_delta_ms": ("<=", 1.0),
     "swap_errors": ("<=", 0.0),
     "rollback_ms": ("<=", 1_000.0),

@@ -30,7 +30,7 @@ RINGS = {
     2: "audit engines features latency state",
     3: "batching ladder pipeline",
     4: "__main__ app assembly cli client commands config control demo fleet_assembly frontend inference load ops"
-    " progress retry scheduling sections simulator testing v1",
+    " progress retry scheduling sections simulation simulator testing v1",
 }
 """A module belongs to the longest name here that it starts with, and imports only its own or lower rings."""
 RING_OF = {name: ring for ring, names in RINGS.items() for name in names.split()}

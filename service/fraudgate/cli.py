@@ -18,6 +18,7 @@ VERBS = {
     "features": "load history into a snapshot, look into one, have a running server write one",
     "ops": "make alerts and a dashboard from the SLO file",
     "config": "show or check the configuration",
+    "simulate": "run the whole service on a fake clock, with faults, and check every invariant",
 }
 
 

@@ -225,11 +225,11 @@ class Pipeline:
         if self.idempotency is not None:
             self.idempotency.release(claims.fresh_slots)
 
-    @staticmethod
-    def _fail_twins(claims: Claims, refused: Refused) -> None:
+    def _fail_twins(self, claims: Claims, refused: Refused) -> None:
         """Replays of this batch's own rows end as those did: INTERNAL."""
         failed, twins = set(claims.fresh_slots), list(zip(claims.replays, claims.replay_slots, strict=True))
-        refused.update({row: (Status.INTERNAL, 0) for row, slot in twins if slot in failed})
+        for row in (row for row, slot in twins if slot in failed):
+            self._refuse(refused, row, Status.INTERNAL, "internal")
         others = [(row, slot) for row, slot in twins if slot not in failed]
         claims.replays[:] = [row for row, _ in others]
         claims.replay_slots[:] = [slot for _, slot in others]

@@ -497,6 +497,7 @@ def test_twins_of_a_failed_row_fail_with_it_and_may_retry() -> None:
     assert statuses(answers) == ["INTERNAL", "OK", "INTERNAL", "INTERNAL", "INTERNAL", "ALREADY_EXISTS"]
     assert answers["replayed"].tolist() == [False, True, False, False, False, False]
     assert answers["decision"].tolist() == [0, APPROVE, 0, 0, 0, 0]
+    assert bench.refusals == {"internal": 4, "conflict": 1}
     again = bench.score(one, two, one)
     assert statuses(again) == ["OK"] * 3
     assert again["replayed"].tolist() == [False, False, True]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import groupby
 
 import numpy as np
 import pyarrow as pa
@@ -112,8 +113,14 @@ class Renderer:
         """ScoreResponse bytes of rows with status OK, in order."""
         if len(set(answers["answered_ns"].tolist())) == 1 and True not in answers["replayed"].tolist():
             return self._render_together(answers, transaction_ids)
-        each = range(len(answers))
-        return [body for i in each for body in self._render_together(answers[i : i + 1], transaction_ids[i : i + 1])]
+        # A stored answer has the stamps of another batch; what shares them and stands together goes together.
+        shared = list(zip(*(answers[name].tolist() for name in _SHARED_FIELDS), strict=True))
+        bodies: list[bytes] = []
+        for _, run in groupby(range(len(answers)), shared.__getitem__):
+            rows = list(run)
+            part = slice(rows[0], rows[-1] + 1)
+            bodies += self._render_together(answers[part], transaction_ids[part])
+        return bodies
 
     def _render_together(self, answers: Answers, transaction_ids: Sequence[str]) -> list[bytes]:
         """Rows of one batch: they share every stamp but the arrival, and not always the engine that decided."""
@@ -157,6 +164,7 @@ class Renderer:
         return tail
 
 
+_SHARED_FIELDS = ("taken_up_ns", "gathered_ns", "inferred_ns", "answered_ns", "batch_rows")
 _ROW_FIELDS = ("decision", "fallback", "scored", "score", "edition", "rules", "sequence", "arrival_ns")
 
 
