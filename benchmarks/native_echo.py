@@ -23,7 +23,8 @@ async def serve(port: int) -> None:
     """Serve for ever; the process is ended by a signal."""
     server = sections.Server(data_address=f"127.0.0.1:{port}")
     settings = native.settings(msgspec.structs.replace(config.Config(), server=server), READY.SerializeToString())
-    echo = fraudgate_ingress.Ingress(settings, native.refusal_table(), np.zeros(CELLS, np.int64))
+    recorded = native.recorded(lambda _: np.zeros(CELLS, np.int64))
+    echo = fraudgate_ingress.Ingress(settings, native.refusal_table(), recorded)
     servicer = health.aio.HealthServicer()
     await servicer.set("", health_pb2.HealthCheckResponse.SERVING)
     side = SideDoor(echo, servicer, [])

@@ -27,9 +27,9 @@ from fraudgate.frontend import aio, refusals
 from fraudgate.frontend.aio_server import check_certificates, listen
 from fraudgate.frontend.choice import choose
 from fraudgate.inference import grpc_service_pb2, grpc_service_pb2_grpc
-from fraudgate.latency.report import write_hlog
+from fraudgate.latency.interval_log import IntervalLog, IntervalTask
 from fraudgate.latency.stalls import LoopWatch
-from fraudgate.limits import BATCH_ROWS_MAX, SECOND_NS
+from fraudgate.limits import BATCH_ROWS_MAX
 from fraudgate.ops.http import OpsServer
 from fraudgate.ops.tracing import tracer
 from fraudgate.v1 import (
@@ -69,12 +69,12 @@ class Service:
         )
         self.door = self._front.door
         self._patrol = Patrol(parts.fleet, parts.counters, parts.drift)
-        self._watch = LoopWatch(parts.recorder, parts.counters, self._idle)
+        self._watch = LoopWatch(parts.recorder, parts.counters, self._idle, timeline=parts.timeline)
+        self._hlog: IntervalTask | None = None
         self.door.tracer = self._tracer = tracer(
             config.tracing, parts.editions, parts.counters, self._front.calls is not None, say
         )
         self._ready = False
-        self._started_wall_ns = time_ns()
         self._control = grpc.aio.server(
             interceptors=[Decoding()], options=aio.server_options(config.server.streams_max)
         )
@@ -89,6 +89,7 @@ class Service:
             fleet=parts.fleet,
             calls=self._front.calls,
             ladder=parts.ladder,
+            exemplars=parts.exemplars,
         )
         self.data_port = self.control_port = 0
 
@@ -106,6 +107,7 @@ class Service:
         self.data_port = await self._front.start()
         self._ops.start()
         self._watch.start()
+        self._hlog = self._log_intervals()
         self._patrol.start()
         await self._set_serving(True)
         info = self.parts.engine.info
@@ -139,6 +141,17 @@ class Service:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = [_service_name(module) for module in _CONTROL_MODULES]
         reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
+
+    def _log_intervals(self) -> IntervalTask | None:
+        """Begin the histogram log, where one is wanted. Raises ConfigError."""
+        parts, settings = self.parts, self.parts.config.latency
+        directory = settings.hlog_dir or parts.config.log.dir
+        if not directory:
+            return None
+        recorded = (parts.recorder, parts.counters, parts.exemplars, parts.timeline, parts.budget)
+        return IntervalTask(
+            IntervalLog(Path(directory), *recorded, time_ns(), monotonic_ns()), settings.interval_seconds
+        )
 
     def _warn_of_slow_engine(self) -> None:
         batching = self.parts.config.batching
@@ -203,6 +216,8 @@ class Service:
         await asyncio.get_running_loop().run_in_executor(None, self._close_state)
         if self._tracer is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._tracer.close)
+        if self._hlog is not None:
+            self._say(await self._hlog.stop())
         self.parts.fleet.close()
         self._ops.close()
 
@@ -226,8 +241,6 @@ class Service:
             self._write_state()
         if parts.log is not None:
             lacking = parts.log.close()
-            hlog = Path(parts.config.log.dir) / f"latency-{self._started_wall_ns // SECOND_NS}.hlog"
-            write_hlog(hlog, parts.recorder.since_start(), self._started_wall_ns, time_ns())
             self._say(f"batch log closed: {parts.log.written:,} batches written, {lacking} lost")
 
 

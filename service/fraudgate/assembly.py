@@ -19,7 +19,7 @@ from fraudgate.drift.kept import LiveReference
 from fraudgate.drift.watch import DriftWatch
 from fraudgate.editions import Editions
 from fraudgate.engines.base import Engine
-from fraudgate.engines.fleet import Fleet, Loaded
+from fraudgate.engines.fleet import Event, Fleet, Loaded
 from fraudgate.engines.repository import DRIFT
 from fraudgate.engines.routes import Route
 from fraudgate.errors import ConfigError, FeaturesRefused
@@ -33,8 +33,11 @@ from fraudgate.guardrails.rules import DEFAULT_RULES, RuleSet
 from fraudgate.guardrails.static_policy import StaticPolicy
 from fraudgate.idempotency import IdempotencyTable
 from fraudgate.ladder import Ladder, LadderSettings
+from fraudgate.latency.budget import Budget
+from fraudgate.latency.exemplars import Exemplars
 from fraudgate.latency.recorder import Counters, Recorder
-from fraudgate.limits import BATCH_ROWS_MAX, EVENT_TIME_NS_MIN, SECOND_NS, SLABS
+from fraudgate.latency.timeline import SlowRuns, Timeline
+from fraudgate.limits import BATCH_ROWS_MAX, BUDGET_NS, EVENT_TIME_NS_MIN, SECOND_NS, SLABS
 from fraudgate.pipeline import Live, Pipeline
 from fraudgate.progress import Progress
 from fraudgate.tensors import Slab
@@ -63,6 +66,9 @@ class Parts:
     idempotency: IdempotencyTable | None
     recorder: Recorder
     counters: Counters
+    budget: Budget
+    timeline: Timeline
+    exemplars: Exemplars
     log: BatchLog | None
     drift: DriftWatch | None
     ladder: Ladder
@@ -87,7 +93,10 @@ def assemble(config: Config, say: Say) -> Parts:
     store = load_store(config, schema, event_clock, say)
     recorder, counters = Recorder(monotonic_ns(), config.batching.budget_ns), Counters()
     counters.add_source(wheel.counts)
-    log = _open_log(config, schema, loaded.engine, rules)
+    budget, timeline = load_budget(config), Timeline()
+    exemplars = Exemplars(timeline, editions)
+    recorder.watchers += [exemplars.record_batch, SlowRuns(timeline, budget).record_batch]
+    log = _open_log(config, schema, loaded.engine, rules, timeline)
     if log is not None:
         editions.tell(partial(note_edition, Path(config.log.dir), log.run))
     drift = load_drift(config, schema, loaded, say)
@@ -117,9 +126,11 @@ def assemble(config: Config, say: Say) -> Parts:
         if drift is not None:
             drift.follow(live.name, live.scores)
 
-    fleet = Fleet(
-        loaded, serve, monotonic_ns, lambda event: say(f"model {event.model}: {event.what}"), engines.bounds(), large
-    )
+    def tell(event: Event) -> None:
+        say(f"model {event.model}: {event.what}")
+        timeline.note("swap", event.now_ns, event.now_ns, f"{event.model}: {event.what}")
+
+    fleet = Fleet(loaded, serve, monotonic_ns, tell, engines.bounds(), large)
     return Parts(
         config=config,
         schema=schema,
@@ -132,11 +143,20 @@ def assemble(config: Config, say: Say) -> Parts:
         idempotency=idempotency,
         recorder=recorder,
         counters=counters,
+        budget=budget,
+        timeline=timeline,
+        exemplars=exemplars,
         log=log,
         drift=drift,
         ladder=ladder,
         pipeline=pipeline,
     )
+
+
+def load_budget(config: Config) -> Budget:
+    """What each stage may take; without a budget of the service, of the usual one. Raises ConfigError."""
+    total_ns = config.batching.budget_ns or BUDGET_NS
+    return Budget.load(config.budget.file, total_ns) if config.budget.file else Budget.default(total_ns)
 
 
 def _live(loaded: Loaded, routes: tuple[Route, ...], rules: RuleSet) -> Live:
@@ -281,7 +301,9 @@ def _load_idempotency(config: Config, editions: Editions, say: Say) -> Idempoten
     return table
 
 
-def _open_log(config: Config, schema: FeatureSchema, engine: Engine, rules: RuleSet) -> BatchLog | None:
+def _open_log(
+    config: Config, schema: FeatureSchema, engine: Engine, rules: RuleSet, timeline: Timeline
+) -> BatchLog | None:
     if not config.log.dir:
         return None
     metadata = {
@@ -293,4 +315,4 @@ def _open_log(config: Config, schema: FeatureSchema, engine: Engine, rules: Rule
         "ruleset_version": rules.version,
         "model": f"{engine.info.model} {engine.info.engine_digest}",
     }
-    return BatchLog(config.log.dir, metadata, rotate_bytes=config.log.rotate_bytes)
+    return BatchLog(config.log.dir, metadata, rotate_bytes=config.log.rotate_bytes, timeline=timeline)

@@ -13,6 +13,7 @@ VERBS = {
     "serve": "run the service",
     "load": "send load to a running server and measure what a caller sees",
     "report": "print latency percentiles per stage from .hlog files or a running server",
+    "bench": "say whether one set of measured latencies is worse than another",
     "replay": "prove from a batch log that the same arrivals give the same batches",
     "model": "list, check, publish, compile and change models",
     "features": "load history into a snapshot, look into one, have a running server write one",

@@ -19,6 +19,7 @@ from fraudgate import limits
 from fraudgate.errors import ConfigError
 from fraudgate.sections import (
     Batching,
+    Budget,
     Drift,
     EventTime,
     FallbackPolicy,
@@ -26,6 +27,7 @@ from fraudgate.sections import (
     Idempotency,
     Ingress,
     Ladder,
+    Latency,
     Log,
     Logging,
     Model,
@@ -60,6 +62,8 @@ class Config(Section, forbid_unknown_fields=True, frozen=True):
     event_time: EventTime = EventTime()
     log: Log = Log()
     logging: Logging = Logging()
+    latency: Latency = Latency()
+    budget: Budget = Budget()
     state: State = State()
     drift: Drift = Drift()
     tracing: Tracing = Tracing()

@@ -8,6 +8,7 @@ the world's   FraudgateError
                 EngineFailed       an engine call failed             -> rules decide, FALLBACK_RULES_ONLY
                 SnapshotError      a snapshot or log is unreadable   -> refused at start, says what to delete
                 FeaturesRefused    history or a profile is wrong     -> INVALID_ARGUMENT, exit 2; says what is wrong
+                TooFewSamples      too little was measured to judge  -> exit 2, says how much it takes
                 UnknownTransaction an outcome names no known payment -> NOT_FOUND, says what to send instead
 our mistakes  AssertionError, and never on a path that protects money
 """
@@ -52,6 +53,10 @@ class SnapshotError(FraudgateError):
 
 class FeaturesRefused(FraudgateError):  # noqa: N818
     """History or profile values that do not fit the feature schema."""
+
+
+class TooFewSamples(FraudgateError):  # noqa: N818
+    """Too little was measured to compare."""
 
 
 class UnknownTransaction(FraudgateError):  # noqa: N818

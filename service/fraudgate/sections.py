@@ -177,6 +177,22 @@ class Tracing(Section, forbid_unknown_fields=True, frozen=True):
     """Every transaction that takes longer is traced."""
 
 
+class Latency(Section, forbid_unknown_fields=True, frozen=True):
+    """What is kept of latency."""
+
+    hlog_dir: str = ""
+    """Where histogram logs for ``fraudgate report`` go; empty = log.dir, and nowhere without that."""
+    interval_seconds: _Patience = 60.0
+    """Each so often an interval is added to the log; the drain adds the last."""
+
+
+class Budget(Section, forbid_unknown_fields=True, frozen=True):
+    """What each stage may take of ``batching.budget_ns``."""
+
+    file: str = ""
+    """A budget file; empty = the packaged one."""
+
+
 class State(Section, forbid_unknown_fields=True, frozen=True):
     """Snapshots."""
 

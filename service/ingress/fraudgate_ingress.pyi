@@ -258,13 +258,13 @@ class Ingress:
         cls,
         settings: Mapping[str, Any],
         refusals: Mapping[str, tuple[int, str, bytes, bool]],
-        respond: npt.NDArray[np.int64],
+        recorded: Mapping[str, npt.NDArray[np.int64]],
     ) -> Ingress:
         """Bind the address; nothing is accepted before ``start``.
 
         ``settings``: see ``fraudgate.frontend.native.settings``. ``refusals``: (code, message, google.rpc.Status, has
-        details) by name. ``respond``: the recorder's int64 cells of that stage, which are counted up. Raises OSError
-        where the address cannot be had, ValueError for TLS files that do not fit.
+        details) by name. ``recorded``: the recorder's int64 cells of ``respond``, ``whole`` and ``budget_spent``, which
+        are counted up. Raises OSError where the address cannot be had, ValueError for TLS files that do not fit.
         """
 
     @property

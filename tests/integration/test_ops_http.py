@@ -8,9 +8,12 @@ from http.client import HTTPConnection, HTTPResponse
 import pytest
 
 from fraudgate.errors import ConfigError
+from fraudgate.latency.exemplars import Exemplars
 from fraudgate.latency.recorder import STAGES, Counters, Recorder
+from fraudgate.latency.timeline import Timeline
 from fraudgate.ops import http
 from fraudgate.ops.http import OpsServer
+from tests.property.test_exemplars_oracle import batch, editions
 
 MS = 1_000_000
 
@@ -20,11 +23,14 @@ class Ops:
 
     def __init__(self, connection_ns_max: int = http.CONNECTION_NS_MAX) -> None:
         self.recorder, self.counters, self.ready = Recorder(), Counters(), False
+        self.timeline = Timeline()
+        self.exemplars = Exemplars(self.timeline, editions())
         self.server = OpsServer(
             self.recorder,
             self.counters,
             lambda: self.ready,
             port=0,
+            exemplars=self.exemplars,
             clock=lambda: 77,
             connection_ns_max=connection_ns_max,
         )
@@ -73,6 +79,16 @@ def test_latency_is_the_report_as_json(ops: Ops) -> None:
     assert (report["budget_ns"], report["interval_ns"], report["over_budget"]) == (50 * MS, 77, 1)
     assert [stage["stage"] for stage in report["stages"]] == list(STAGES)
     assert report["stages"][4]["p99_ns"] == pytest.approx(60 * MS, rel=1e-3)
+
+
+def test_exemplars_are_the_slowest_of_late_with_what_happened_meanwhile(ops: Ops) -> None:
+    assert ops.ask("/exemplars")[1] == "[]\n"
+    ops.timeline.note("gc", 40, 50, "generation 1")
+    ops.exemplars.record_batch(batch(7, [10, 60], 77))
+    slow, fast = json.loads(ops.ask("/exemplars")[1])
+    assert (slow["decision_id"], slow["arrival_ns"], slow["stages_ns"]["total"]) == ("run-8", 17, 60)
+    assert slow["events"] == [{"cause": "gc", "start_ns": 40, "end_ns": 50, "detail": "generation 1"}]
+    assert fast["events"] == []
 
 
 def test_percentile_text_of_total_or_another_stage(ops: Ops) -> None:

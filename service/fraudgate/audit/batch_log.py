@@ -25,7 +25,10 @@ import pyarrow as pa
 
 from fraudgate.audit.log_file import METADATA_KEYS, feature_names, log_schema, named_metadata
 from fraudgate.audit.rotation import RotatedFiles
+from fraudgate.clock import monotonic_ns
 from fraudgate.errors import ConfigError
+from fraudgate.latency.timeline import Timeline
+from fraudgate.limits import MILLISECOND_NS
 from fraudgate.transaction import ANSWER_DTYPE, REQUEST_SCHEMA, Answers, Float64, answer_batch
 
 ROTATE_BYTES = 64 << 20
@@ -34,6 +37,8 @@ FLUSH_SECONDS = 0.1
 CLOSE_SECONDS_MAX = 5.0
 # Bounds how long one flush holds the interpreter: 32 full batches are joined in under 0.2 ms.
 JOINED_BATCHES_MAX = 32
+NOTED_WRITE_NS = MILLISECOND_NS
+"""Writes that take longer stand in the timeline."""
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +63,7 @@ class BatchLog:
         queue_batches_max: int = QUEUE_BATCHES_MAX,
         files_max: int | None = None,
         flush_seconds: float = FLUSH_SECONDS,
+        timeline: Timeline | None = None,
     ) -> None:
         missing = set(METADATA_KEYS) - set(metadata)
         assert not missing, f"the batch log's metadata lacks {sorted(missing)}"
@@ -70,6 +76,7 @@ class BatchLog:
         self._queue: deque[_Pending] = deque()
         self._queue_batches_max = queue_batches_max
         self._flush_seconds = flush_seconds
+        self._timeline = timeline or Timeline()
         # One writer each: the scoring loop counts what it appended and refused, the log thread the rest.
         self._appended = self._refused = 0
         self._written = self._lost = self._next_sequence = 0
@@ -155,13 +162,22 @@ class BatchLog:
             group = [self._queue.popleft() for _ in range(min(len(self._queue), JOINED_BATCHES_MAX))]
             try:
                 message = memoryview(self._join(group).serialize())
-                self._files.write(message, partial(self._header, group[0][0]))
+                self._write(message, group[0][0])
             except (OSError, ValueError, pa.ArrowException) as error:
                 self._lost += len(group)
                 self._report(error)
             else:
                 self._written += len(group)
                 self._next_sequence = group[-1][0] + 1
+
+    def _write(self, message: memoryview, first_sequence: int) -> None:
+        started_ns = monotonic_ns()
+        try:
+            self._files.write(message, partial(self._header, first_sequence))
+        finally:
+            ended_ns = monotonic_ns()
+            if ended_ns - started_ns >= NOTED_WRITE_NS:
+                self._timeline.note("log_write", started_ns, ended_ns, f"{len(message):,} bytes")
 
     def _end(self) -> None:
         try:

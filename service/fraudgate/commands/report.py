@@ -5,6 +5,7 @@ and its drift.
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,8 +15,11 @@ from fraudgate.drift.watch import DriftReport, FeatureDrift
 from fraudgate.engines.report import EngineState, FleetReport, TierReport, TrialReport
 from fraudgate.errors import ConfigError, FraudgateError
 from fraudgate.ladder import BreakerReport, LadderReport
+from fraudgate.latency.budget import Budget
 from fraudgate.latency.histogram import LatencyReport, StageLatency
-from fraudgate.latency.report import aligned, merge_hlogs, render_table
+from fraudgate.latency.page import to_html
+from fraudgate.latency.report import aligned, percentile_text, render_budget, render_table
+from fraudgate.latency.run import Run
 from fraudgate.limits import MICROSECOND_NS
 
 HELP = "print latency percentiles per stage from .hlog files, or from a running server with its engines and drift"
@@ -24,16 +28,21 @@ _TIMEOUT_S = 5.0
 
 
 class Report(NamedTuple):
-    """What there is to print; drift only of a running server that watches it, the fleet of any running one."""
+    """What there is to print; drift only of a running server that watches it, the fleet of any running one.
+
+    The run only of logs, the budget of these or where one is named.
+    """
 
     latency: LatencyReport
+    run: Run | None = None
+    budget: Budget | None = None
     drift: DriftReport | None = None
     fleet: FleetReport | None = None
     ladder: LadderReport | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain dicts, lists and numbers, for ``json.dumps``."""
-        others = {"fleet": self.fleet, "ladder": self.ladder, "drift": self.drift}
+        others = {"run": self.run, "fleet": self.fleet, "ladder": self.ladder, "drift": self.drift}
         return self.latency.as_json() | {name: each.as_json() for name, each in others.items() if each}
 
 
@@ -47,6 +56,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"read the control plane of a running server instead (without HOST:PORT: {TARGET})",
     )
     parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write JSON to FILE, or to stdout")
+    parser.add_argument("--html", metavar="FILE", help="write one self-contained page to FILE, from logs")
+    parser.add_argument(
+        "--hgrm", metavar="FILE", help="write the percentile distribution of --stage to FILE, from logs"
+    )
+    parser.add_argument("--stage", default="total", help="of --hgrm (default: %(default)s)")
+    parser.add_argument(
+        "--budget",
+        metavar="FILE",
+        help="what each stage is allowed (TOML); default: what the server was configured with",
+    )
+    parser.add_argument(
+        "--core-hour-price", type=_price, metavar="PRICE", help="of one CPU core for an hour, for the page's cost"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -60,8 +82,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _write(report: Report, args: argparse.Namespace) -> None:
+    _write_files(report, args)
     if args.json is None:
         print(render_table(report.latency), end="")
+        if report.budget and (spent := render_budget(report.latency, report.budget)):
+            print("", spent, sep="\n", end="")
+        if report.run and report.run.has_counters:
+            print("", *_run_lines(report.run), sep="\n")
         if report.fleet:
             print("", *_fleet_lines(report.fleet), sep="\n")
         if report.ladder:
@@ -74,12 +101,50 @@ def _write(report: Report, args: argparse.Namespace) -> None:
         Path(args.json).write_text(json.dumps(report.as_json(), indent=2) + "\n", encoding="utf-8")
 
 
+def _write_files(report: Report, args: argparse.Namespace) -> None:
+    """The page and the percentile distribution, where they are asked for."""
+    if report.run is None:
+        return
+    if args.html:
+        Path(args.html).write_text(to_html(report.run, args.core_hour_price), encoding="utf-8")
+    if args.hgrm:
+        values = report.run.merged.distributions.get(args.stage)
+        if values is None:
+            raise ConfigError(f"--stage {args.stage}: the logs hold {', '.join(report.run.merged.distributions)}")
+        Path(args.hgrm).write_text(percentile_text(values), encoding="utf-8")
+
+
+def _run_lines(run: Run) -> Iterator[str]:
+    """What was counted, for a terminal."""
+    refused = ", ".join(f"{n:,} {reason}" for reason, n in run.refusals.most_common()) or "nothing"
+    yield f"goodput: {run.goodput:,.0f} decisions a second within the budget; refused: {refused}"
+    yield f"CPU: {run.cpu_seconds_per_million:,.1f} s for a million decisions"
+    yield f"ledger: {run.mismatches:,} decisions whose stages and whole differ by more than 50 us"
+    causes = Counter(event.cause for event in run.events).most_common()
+    yield f"timeline: {', '.join(f'{n:,} {cause}' for cause, n in causes) or 'nothing'}"
+
+
+def _price(text: str) -> float:
+    price = float(text)
+    if not 0 <= price < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no price")
+    return price
+
+
 def _report(args: argparse.Namespace) -> Report:
-    if args.json and args.json.endswith(".hlog"):
-        raise ConfigError(f"--json {args.json} would overwrite a log; name the logs first: {args.json} --json")
+    for option in ("json", "html", "hgrm"):
+        path = getattr(args, option)
+        if path and path.endswith(".hlog"):
+            raise ConfigError(f"--{option} {path} would overwrite a log; name the logs first: {path} --{option}")
+    if args.target and (args.html or args.hgrm):
+        raise ConfigError("--html and --hgrm are made from .hlog files: set latency.hlog_dir on the server")
     if bool(args.logs) == bool(args.target):
         raise ConfigError("name .hlog files, or --target [HOST:PORT] for a running server")
-    return _live(args.target) if args.target else Report(merge_hlogs(args.logs).report())
+    budget = Budget.load(args.budget) if args.budget else None
+    if args.target:
+        return _live(args.target)._replace(budget=budget)
+    run = Run.load(args.logs, budget)
+    return Report(run.report(), run, run.budget)
 
 
 def _live(target: str) -> Report:
@@ -92,7 +157,8 @@ def _live(target: str) -> Report:
     latency = LatencyReport(answer.budget_ns, answer.interval_ns, stages, answer.over_budget)
     drift = _drift(answer.drift) if answer.HasField("drift") else None
     fleet = _fleet(answer.fleet) if answer.HasField("fleet") else None
-    return Report(latency, drift, fleet, _ladder(answer.ladder) if answer.HasField("ladder") else None)
+    ladder = _ladder(answer.ladder) if answer.HasField("ladder") else None
+    return Report(latency, drift=drift, fleet=fleet, ladder=ladder)
 
 
 def _drift(message: Any) -> DriftReport:

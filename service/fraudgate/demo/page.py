@@ -1,13 +1,11 @@
 """The demo's result as one HTML page that needs nothing else: no script, no font, no address."""
 
-from collections.abc import Iterable, Sequence
 from html import escape
-from importlib.resources import files
-from string import Template
 
 from fraudgate.demo.charts import decision_bar, metric_dot, over_time, percentile_curves
 from fraudgate.demo.judge import BUDGET_MS, METRICS, PERCENTILES, Quality
 from fraudgate.demo.summary import CREDIT, WEEK_NOISE, Published, Result
+from fraudgate.pages.parts import fact_list, page, section, table, tile_row
 
 PERCENTILE_HEADS = ("p50", "p90", "p99", "p99.9", "max")
 METRIC_SPANS = {"auc_roc": (0.75, 0.9), "average_precision": (0.3, 0.75), "card_precision_100": (0.2, 0.32)}
@@ -19,8 +17,7 @@ def to_html(result: Result) -> str:
     title = f"{result.transactions:,} card transactions through Score()"
     parts = [_head(result, title), _tiles(result), _latency(result), _time(result), _stages(result)]
     parts += [_quality(result), _decisions(result), _proof(result)]
-    template = files("fraudgate.demo").joinpath("page.html").read_text("utf-8")
-    return Template(template).substitute(title=escape(title), body="\n".join(parts))
+    return page(title, parts)
 
 
 def _head(result: Result, title: str) -> str:
@@ -43,8 +40,7 @@ def _tiles(result: Result) -> str:
         tiles.append((f"{result.quality.average_precision:.3f}", "average precision, " + _best_published(result)))
     tiles.append((f"{result.mismatches.values:,}", f"wrong feature values in {result.mismatches.rows_compared:,} rows"))
     tiles.append((f"{result.lost:,}", "transactions lost"))
-    cells = "".join(f'<div class="tile"><b>{escape(big)}</b><span>{escape(small)}</span></div>' for big, small in tiles)
-    return f'<div class="tiles">{cells}</div>'
+    return tile_row(tiles)
 
 
 def _load(result: Result) -> str:
@@ -60,7 +56,7 @@ def _best_published(result: Result) -> str:
 
 
 def _latency(result: Result) -> str:
-    return _section(
+    return section(
         "Latency",
         "Each transaction counts from the moment it was meant to be sent, so a late send hides nothing. "
         "Both axes are logarithmic: 99.99 % leaves out one transaction in ten thousand.",
@@ -69,7 +65,7 @@ def _latency(result: Result) -> str:
 
 
 def _time(result: Result) -> str:
-    return _section(
+    return section(
         "Latency along the replay",
         "p50 and p99 at the client, in slices of the replay; a stall would stand out here.",
         over_time(result.intended_ns, result.client_ns),
@@ -91,12 +87,12 @@ def _stages(result: Result) -> str:
         "Milliseconds. The four parts sum to the server's total for each transaction. Queue is mostly the gate: "
         "a batch closes 5 ms after its first transaction, or at 32."
     )
-    return _section("Where the time goes", note, _table(["Stage", *PERCENTILE_HEADS], body))
+    return section("Where the time goes", note, table(["Stage", *PERCENTILE_HEADS], body))
 
 
 def _quality(result: Result) -> str:
     if result.quality is None:
-        return _section("Quality", "Not judged: only the first rows of the week were replayed.", "")
+        return section("Quality", "Not judged: only the first rows of the week were replayed.", "")
     rows: list[tuple[str, str, Quality | Published]] = [("own", "Fraudgate, as served", result.quality)]
     rows += [("", f"{row.model} (chapter {row.chapter})", row) for row in result.published]
     if result.published:
@@ -112,10 +108,10 @@ def _quality(result: Result) -> str:
     floors = ", ".join(f"{METRICS[name]} {floor:.3f}" for name, floor in result.floors.items())
     note = f"{result.quality.rows:,} rows of the protocol, {result.quality.frauds:,} of them frauds. Floors: {floors}."
     credit = f'<p class="soft small">Published results: {escape(CREDIT)}.</p>' if result.published else ""
-    return _section(
+    return section(
         "Quality",
         note + (f" {WEEK_NOISE}" if result.published else ""),
-        _table(["Model", *METRICS.values()], body, raw=True) + credit,
+        table(["Model", *METRICS.values()], body, raw=True) + credit,
     )
 
 
@@ -132,7 +128,7 @@ def _decisions(result: Result) -> str:
     )
     fallbacks = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in result.fallbacks.items()) or "none"
     keys += f"<dt>Made with a fallback</dt><dd>{escape(fallbacks)}</dd>"
-    return _section("Decisions", "", decision_bar(result.decisions) + f"<dl>{keys}</dl>")
+    return section("Decisions", "", decision_bar(result.decisions) + f"<dl>{keys}</dl>")
 
 
 def _proof(result: Result) -> str:
@@ -154,22 +150,4 @@ def _proof(result: Result) -> str:
         facts["Memory"] = f"{result.resident_mib:,.0f} MiB resident in the server after loading the history"
     if result.cpu_us_per_decision is not None:
         facts["CPU"] = f"{result.cpu_us_per_decision:,.0f} us of the server's a decision, the network's share included"
-    listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(fact)}</dd>" for name, fact in facts.items())
-    return _section("What was checked", "", f"<dl>{listed}</dl>")
-
-
-def _section(title: str, note: str, content: str) -> str:
-    words = f'<p class="soft">{escape(note)}</p>' if note else ""
-    return f"<section><h2>{escape(title)}</h2>{words}{content}</section>"
-
-
-def _table(heads: Sequence[str], rows: Iterable[tuple[str, str, Sequence[str]]], raw: bool = False) -> str:
-    """``rows`` are (class, label, cells); ``raw`` cells are HTML already."""
-    head = "".join(f'<th scope="col">{escape(each)}</th>' for each in heads)
-    body = "".join(
-        f'<tr class="{kind}"><th scope="row">{escape(label)}</th>'
-        + "".join(f"<td>{cell if raw else escape(cell)}</td>" for cell in cells)
-        + "</tr>"
-        for kind, label, cells in rows
-    )
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return section("What was checked", "", fact_list(facts))

@@ -9,6 +9,8 @@ import asyncio
 import logging
 from typing import NamedTuple
 
+import numpy as np
+
 from fraudgate.batching.batcher import Batcher, ClosedBatch
 from fraudgate.batching.shell import BatchShell
 from fraudgate.clock import Clock
@@ -16,6 +18,7 @@ from fraudgate.editions import Editions
 from fraudgate.frontend import refusals
 from fraudgate.frontend.codec import Renderer, request_batch, request_columns
 from fraudgate.frontend.refusals import Refusal
+from fraudgate.latency.ledger import Ledger
 from fraudgate.latency.recorder import Counters, Recorder
 from fraudgate.limits import BUDGET_NS
 from fraudgate.ops.traceparent import Parent
@@ -74,7 +77,7 @@ class Door:
         self._pipeline = pipeline
         self._batcher = batcher
         self._renderer = Renderer(editions)
-        self._recorder = recorder
+        self._ledger = Ledger(recorder, counters, budget_ns)
         self._counters = counters
         self._clock = clock
         self._budget_ns = budget_ns
@@ -159,7 +162,6 @@ class Door:
         self.batch_ns += (self._clock() - started_ns - self.batch_ns) // 8
 
     def _reply(self, entries: list[Entry], answers: Answers) -> None:
-        built_ns = self._clock()
         ids = [entry.transaction.transaction_id for entry in entries]
         bad = answers["status"].nonzero()[0].tolist()
         if bad:
@@ -176,7 +178,8 @@ class Door:
         ):
             _resolve(entry, Reply(body, replayed))
         if entries:
-            self._recorder.record_repeated("respond", self._clock() - built_ns, len(entries))
+            arrivals_ns = np.array([entry.arrival_ns for entry in entries])
+            self._ledger.settle(rows, arrivals_ns, np.array([entry.deadline_ns for entry in entries]), self._clock())
 
 
 def _resolve(entry: Entry, result: Reply | Refusal) -> None:

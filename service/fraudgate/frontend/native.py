@@ -3,7 +3,7 @@ accepts, decodes, admits, batches and answers, and rings when a batch is ready. 
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from fraudgate.frontend.side import SideDoor
 from fraudgate.latency.recorder import Counters, Recorder
 from fraudgate.limits import BATCH_ROWS_MAX, MESSAGE_BYTES_MAX, SCORE_BATCH_ROWS_MAX, SECOND_NS, STREAM_UNANSWERED_MAX
 from fraudgate.pipeline import Pipeline
-from fraudgate.transaction import ANSWER_DTYPE
+from fraudgate.transaction import ANSWER_DTYPE, Int64
 
 
 class NativeFrontend:
@@ -44,7 +44,7 @@ class NativeFrontend:
         crate = wheel.module()
         crate.check_answer_layout(ANSWER_DTYPE.itemsize, answer_layout())
         try:
-            self._native: Any = crate.Ingress(settings(config), refusal_table(), recorder.cells("respond"))
+            self._native: Any = crate.Ingress(settings(config), refusal_table(), recorded(recorder.cells))
         except OSError as error:
             raise address_taken(config.server.data_address, error) from error
         except ValueError as error:
@@ -128,6 +128,11 @@ def refusal_table() -> Mapping[str, tuple[int, str, bytes, bool]]:
         "rows": refusals.ROWS,
     }
     return {name: wire(refusal) for name, refusal in table.items()}
+
+
+def recorded(cells: Callable[[str], Int64]) -> Mapping[str, Int64]:
+    """The recording arrays that the native side counts into when an answer leaves; ``cells``: of a stage."""
+    return {name: cells(name) for name in ("respond", "whole", "budget_spent")}
 
 
 def answer_layout() -> Mapping[str, tuple[str, int]]:

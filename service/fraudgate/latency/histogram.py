@@ -31,6 +31,9 @@ CELLS = NEGATIVE_FROM + 2 * _HALF
 nothing: cells from ``BUCKETS`` on hold values over the range, from ``NEGATIVE_FROM`` on negative ones (as unsigned
 64-bit numbers). Values of 2^62 ns and more (146 years) are not told from negative ones."""
 
+SHARES = ("budget_spent",)
+"""Recorded beside the stages, in their layout, but per mille: of its budget, what a decision took."""
+
 RANGE_TOP_NS = (1 << HIGHEST_NS.bit_length()) - 1
 """The largest value that a bucket holds; everything above is over range."""
 
@@ -63,6 +66,11 @@ def _layout() -> tuple[Int64, Float64]:
 
 
 _HIGHEST_NS, _MIDDLE_NS = _layout()
+
+
+def highest_ns(indices: Int64) -> Float64:
+    """The largest value of each bucket."""
+    return _HIGHEST_NS[indices].astype(np.float64)
 
 
 class Filled(NamedTuple):
@@ -125,6 +133,11 @@ class Distribution:
         indices = np.concatenate((self.indices, other.indices))
         sums = _added_up(indices, np.concatenate((self.counts, other.counts)))
         return Distribution(*sums, self.over_range + other.over_range, self.negative + other.negative)
+
+    def since(self, earlier: "Distribution") -> "Distribution":
+        """What was recorded after ``earlier``, an older copy of the same stage."""
+        grown = Filled(self.indices, self.counts).since(Filled(earlier.indices, earlier.counts))
+        return Distribution(*grown, self.over_range - earlier.over_range, self.negative - earlier.negative)
 
     def percentile(self, percent: float) -> int:
         """The value that ``percent`` of the values do not exceed, nanoseconds, rounded up within its bucket."""
@@ -214,7 +227,7 @@ class LatencyReport:
 
 def summarise(distributions: Mapping[str, Distribution], budget_ns: int, interval_ns: int) -> LatencyReport:
     """The report of ``distributions`` by stage; ``over_budget`` counts the values of stage ``total``."""
-    stages = tuple(_stage(name, distribution) for name, distribution in distributions.items())
+    stages = tuple(_stage(name, values) for name, values in distributions.items() if name not in SHARES)
     total = distributions.get("total")
     over_budget = total.count - total.at_most(budget_ns) if total else 0
     return LatencyReport(budget_ns, interval_ns, stages, over_budget)

@@ -14,11 +14,21 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 
 from fraudgate import wheel
-from fraudgate.latency.histogram import CELLS, Distribution, Filled, LatencyReport, index_of, indices_of, summarise
+from fraudgate.latency.histogram import (
+    CELLS,
+    SHARES,
+    Distribution,
+    Filled,
+    LatencyReport,
+    index_of,
+    indices_of,
+    summarise,
+)
 from fraudgate.limits import BATCH_ROWS_MAX, BUDGET_NS
 from fraudgate.transaction import ANSWER_DTYPE, Answers, Decision, Fallback, Int64, UInt8
 
-STAGES = ("queue", "features", "inference", "guardrails", "total", "respond", "loop_stall", "gc_pause")
+STAGES = ("queue", "features", "inference", "guardrails", "total", "respond", "whole", "loop_stall", "gc_pause")
+"""``total`` ends with the decision, ``whole`` with its bytes: ``latency.ledger`` checks the stages with it."""
 
 TOTALS = {
     "fraudgate_idempotency_evicted_early_total": "Answers forgotten before their lifetime because the table was full.",
@@ -37,6 +47,7 @@ TOTALS = {
     "fraudgate_connections_stalled_total": "Connections closed because the peer did not read, ping or shake hands.",
     "fraudgate_answers_unread_total": "Answers given up because the peer left them unread for too long.",
     "fraudgate_traces_dropped_total": "Transactions without their trace because the collector lags behind.",
+    "fraudgate_ledger_mismatch_total": "Decisions whose stages and whole differ by more than 50 us.",
     "fraudgate_batch_log_dropped_total": "Batches that the batch log dropped because its writer lagged behind.",
 }
 """Every named total and its help text; all of them are exported from the start, at 0."""
@@ -86,7 +97,9 @@ class Recorder:
         native: let the native kernel count, batch by batch, where it is installed; the counts are the same.
         """
         self.budget_ns = budget_ns
-        self._cells = {stage: np.zeros(CELLS, np.int64) for stage in STAGES}
+        self.watchers: list[Callable[[Answers], None]] = []
+        """Told of every decided batch, on the scoring loop."""
+        self._cells = {stage: np.zeros(CELLS, np.int64) for stage in (*STAGES, *SHARES)}
         self._views = {stage: cells.data for stage, cells in self._cells.items()}  # faster than NumPy for one
         self._base: tuple[int, Mapping[str, Filled]] = (now_ns, {})
         self._resetting = Lock()  # between readers only; recording never takes it
@@ -101,6 +114,8 @@ class Recorder:
     def record_batch(self, decided: Answers) -> None:
         """Record the five stages of rows decided now: ANSWER_DTYPE[n], which nobody may change from here on."""
         self._waiting.put(decided)
+        for watch in self.watchers:
+            watch(decided)
 
     def _add_up(self, batches: Sequence[Answers]) -> None:
         if self._kernel is not None:

@@ -11,9 +11,14 @@ from typing import Any
 
 from fraudgate.clock import Clock, monotonic_ns
 from fraudgate.latency.recorder import Counters, Recorder
-from fraudgate.limits import MILLISECOND_NS, SECOND_NS
+from fraudgate.latency.timeline import Timeline
+from fraudgate.limits import MICROSECOND_NS, MILLISECOND_NS, SECOND_NS
 
 TICK_NS = 10 * MILLISECOND_NS
+
+# Shorter ones are recorded, but explain no slow decision.
+NOTED_STALL_NS = 2 * MILLISECOND_NS
+NOTED_PAUSE_NS = 100 * MICROSECOND_NS
 
 # A step of the collector visits young objects only, at most 0.1 us each: these sizes keep it under 1 ms.
 YOUNG_OBJECTS_IDLE_MAX = 500
@@ -93,15 +98,19 @@ class GcKeeper:
 class GcPauses:
     """A ``gc.callbacks`` entry that records every collection, whoever started it, as stage ``gc_pause``."""
 
-    def __init__(self, recorder: Recorder, clock: Clock = monotonic_ns) -> None:
+    def __init__(self, recorder: Recorder, clock: Clock = monotonic_ns, timeline: Timeline | None = None) -> None:
         self._recorder, self._clock = recorder, clock
+        self._timeline = timeline or Timeline()
         self._start_ns = 0
 
-    def __call__(self, phase: str, _info: Mapping[str, Any]) -> None:
+    def __call__(self, phase: str, info: Mapping[str, Any]) -> None:
+        now_ns = self._clock()
         if phase == "start":
-            self._start_ns = self._clock()
-        else:
-            self._recorder.record_one("gc_pause", self._clock() - self._start_ns)
+            self._start_ns = now_ns
+            return
+        self._recorder.record_one("gc_pause", now_ns - self._start_ns)
+        if now_ns - self._start_ns >= NOTED_PAUSE_NS:
+            self._timeline.note("gc", self._start_ns, now_ns, f"generation {info['generation']}")
 
 
 class LoopWatch:
@@ -112,12 +121,18 @@ class LoopWatch:
     """
 
     def __init__(
-        self, recorder: Recorder, counters: Counters, idle: Callable[[], bool], clock: Clock = monotonic_ns
+        self,
+        recorder: Recorder,
+        counters: Counters,
+        idle: Callable[[], bool],
+        clock: Clock = monotonic_ns,
+        timeline: Timeline | None = None,
     ) -> None:
         self._recorder, self._counters, self._idle, self._clock = recorder, counters, idle, clock
+        self._timeline = timeline or Timeline()
         self._meter = StallMeter()
         self._keeper = GcKeeper(clock())
-        self._pauses = GcPauses(recorder, clock)
+        self._pauses = GcPauses(recorder, clock, self._timeline)
         self._timer: asyncio.TimerHandle | None = None
         self._batches = 0
 
@@ -145,7 +160,10 @@ class LoopWatch:
 
     def _tick(self) -> None:
         now_ns = self._clock()
-        self._recorder.record_one("loop_stall", self._meter.late_ns(now_ns))
+        late_ns = self._meter.late_ns(now_ns)
+        self._recorder.record_one("loop_stall", late_ns)
+        if late_ns >= NOTED_STALL_NS:
+            self._timeline.note("loop_stall", now_ns - late_ns, now_ns)
         young_objects, young_steps, _ = gc.get_count()
         generation = self._keeper.choose(now_ns, self._quiet(), young_objects, young_steps)
         if generation is not None:

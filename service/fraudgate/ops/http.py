@@ -1,4 +1,4 @@
-"""The ops HTTP server: /metrics, /livez, /readyz, /latency and /latency.hgrm, on threads of its own.
+"""The ops HTTP server: /metrics, /livez, /readyz, /latency, /latency.hgrm and /exemplars, on threads of its own.
 
 GET only, one request per connection, a bounded number of connections, each of bounded length: what a stranger does to
 this port never reaches the scoring loop.
@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from fraudgate.engines.fleet import Fleet
 from fraudgate.errors import ConfigError
 from fraudgate.ladder import Ladder
 from fraudgate.latency.calls import Calls
+from fraudgate.latency.exemplars import Exemplars
 from fraudgate.latency.recorder import STAGES, Counters, Recorder
 from fraudgate.latency.report import percentile_text
 from fraudgate.limits import SECOND_NS
@@ -72,11 +74,12 @@ class OpsServer:
         fleet: Fleet | None = None,
         calls: Calls | None = None,
         ladder: Ladder | None = None,
+        exemplars: Exemplars | None = None,
         clock: Clock = monotonic_ns,
         connection_ns_max: int = CONNECTION_NS_MAX,
     ) -> None:
         """Takes the port at once; raises ConfigError when it cannot be had."""
-        self._recorder, self._ready, self._clock = recorder, ready, clock
+        self._recorder, self._exemplars, self._ready, self._clock = recorder, exemplars, ready, clock
         python = ".".join(map(str, sys.version_info[:3]))
         info = {"version": fraudgate.__version__, "python": python}
         self._metrics = Metrics(recorder, counters, info, drift, fleet, calls, ladder, clock)
@@ -107,6 +110,7 @@ class OpsServer:
             "/readyz": self._serve_ready,
             "/latency": self._serve_latency,
             "/latency.hgrm": self._serve_percentiles,
+            "/exemplars": self._serve_exemplars,
         }
 
     def _serve_metrics(self, _query: Query) -> Answer:
@@ -124,6 +128,12 @@ class OpsServer:
         if stage not in STAGES:
             return text(f"no such stage; there are {', '.join(STAGES)}\n", HTTPStatus.NOT_FOUND)
         return text(percentile_text(self._recorder.since_reset()[stage]))
+
+    def _serve_exemplars(self, _query: Query) -> Answer:
+        """The slowest decisions of the last 10 to 20 s, with what happened meanwhile; stamps are monotonic."""
+        recent = self._exemplars.recent(self._clock()) if self._exemplars else []
+        form = [asdict(one) | {"events": [event._asdict() for event in one.events]} for one in recent]
+        return Answer(HTTPStatus.OK, "application/json", json.dumps(form).encode() + b"\n")
 
 
 class _Server(ThreadingHTTPServer):
@@ -221,4 +231,4 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _not_found(_query: Query) -> Answer:
-    return text("not here; try /metrics /livez /readyz /latency /latency.hgrm\n", HTTPStatus.NOT_FOUND)
+    return text("not here; try /metrics /livez /readyz /latency /latency.hgrm /exemplars\n", HTTPStatus.NOT_FOUND)

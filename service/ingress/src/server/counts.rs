@@ -25,9 +25,11 @@ pub enum Counted {
     ConnectionStalled,
     /// Answers given up because the peer left them unread.
     AnswerUnread,
+    /// Decisions whose stages do not add up to the time they took.
+    LedgerMismatch,
 }
 
-const NAMES: [&str; 13] = [
+const NAMES: [&str; 14] = [
     "unavailable",
     "deadline",
     "budget",
@@ -41,6 +43,7 @@ const NAMES: [&str; 13] = [
     "fraudgate_connections_broken_total",
     "fraudgate_connections_stalled_total",
     "fraudgate_answers_unread_total",
+    "fraudgate_ledger_mismatch_total",
 ];
 
 /// Monotonic counts.

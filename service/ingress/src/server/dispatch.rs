@@ -22,8 +22,6 @@ pub struct Answered {
     pub rows: Vec<AnswerRow>,
     /// By row, ascending.
     pub refusals: Vec<(usize, Refusal)>,
-    /// When Python handed the batch over.
-    pub built_ns: i64,
 }
 
 /// Send answers as they come, until the front end ends.
@@ -35,28 +33,31 @@ pub async fn run(front: Arc<Front>, mut answered: mpsc::UnboundedReceiver<Answer
 
 fn send(front: &Arc<Front>, batch: Answered) {
     let mut refusals = batch.refusals.into_iter().peekable();
-    let mut decided = 0;
     let tails = front.tails.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let mut frames = BytesMut::with_capacity(512 * batch.rows.len());
     let now_ns = monotonic_ns();
     for (place, (mut entry, row)) in batch.entries.into_iter().zip(&batch.rows).enumerate() {
         let refusal = refusals.next_if(|(refused, _)| *refused == place);
-        let ended = caught(&front.counts, || {
+        caught(&front.counts, || {
             if let Some((_, refusal)) = refusal {
                 refuse(entry, &refusal);
             } else if entry.deadline_ns > 0 && entry.deadline_ns <= now_ns {
                 refuse(entry, &front.refusals.deadline); // decided and kept: the retry gets it
             } else if answer(front, &mut entry, row, &tails, &mut frames).is_ok() {
-                return 1;
+                settle(front, &entry, row);
             } else {
                 front.counts.count(Counted::Internal); // decided and kept: the retry gets it
                 refuse(entry, &front.refusals.internal);
             }
-            0
         });
-        decided += ended.unwrap_or(0);
     }
-    front.respond.record(monotonic_ns() - batch.built_ns, decided);
+}
+
+/// Record what a decision took; a replay is none.
+fn settle(front: &Front, entry: &Entry, row: &AnswerRow) {
+    if !row.replayed && !front.ledger.settle(row, entry.arrival_ns, entry.deadline_ns, monotonic_ns()) {
+        front.counts.count(Counted::LedgerMismatch);
+    }
 }
 
 /// End an entry without a decision.

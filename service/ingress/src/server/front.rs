@@ -14,9 +14,9 @@ use super::counts::{Counted, Counts};
 use super::deadlines::Deadlines;
 use super::dispatch::Answered;
 use super::held::Held;
+use super::ledger::Ledger;
 use super::refusal::Refusal;
 use super::reply::{self, Call};
-use super::respond::Respond;
 use super::results::RowSlot;
 use super::settings::{Refusals, Settings};
 use super::side::Side;
@@ -61,7 +61,7 @@ pub struct Front {
     pub counts: Counts,
     pub bell: Bell,
     pub tails: Mutex<Tails>,
-    pub respond: Respond,
+    pub ledger: Ledger,
     /// The ready answer of every Score(), where only the transport is measured.
     pub echo: Option<Bytes>,
     /// Open connections.
@@ -84,7 +84,7 @@ impl Front {
     pub fn new(
         settings: Settings,
         refusals: Refusals,
-        respond: Respond,
+        ledger: Ledger,
         answered: mpsc::UnboundedSender<Answered>,
     ) -> io::Result<Self> {
         let batcher = Batcher::new(
@@ -102,7 +102,7 @@ impl Front {
             counts: Counts::default(),
             bell: Bell::new()?,
             tails: Mutex::default(),
-            respond,
+            ledger,
             connections: AtomicUsize::new(0),
             held: Arc::default(),
             side: Side::default(),

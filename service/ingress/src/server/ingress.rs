@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
@@ -16,9 +15,9 @@ use tokio::sync::{mpsc, watch};
 use super::clock::{self, monotonic_ns};
 use super::dispatch::Answered;
 use super::front::{Entry, Front, Reply};
+use super::ledger::{Ledger, Recorded};
 use super::listener::{self, Listener};
 use super::refusal::Refusal;
-use super::respond::Respond;
 use super::settings::{Refusals, Settings};
 use super::side::Event;
 use super::thread::{self, Stop};
@@ -74,14 +73,15 @@ impl Batch {
 
 #[pymethods]
 impl Ingress {
-    /// Bind the address; nothing is accepted before `start`. `respond`: the recorder's cells of that stage.
+    /// Bind the address; nothing is accepted before `start`. `recorded`: the cells of the recorder that are counted here.
     #[new]
-    fn new(settings: Settings, refusals: Refusals, respond: PyBuffer<i64>) -> PyResult<Self> {
+    fn new(settings: Settings, refusals: Refusals, recorded: Recorded) -> PyResult<Self> {
         let tls = settings.tls.as_ref().map(listener::acceptor).transpose().map_err(PyValueError::new_err)?;
         let listener = Listener::bind(&settings.address)?;
         let port = listener.port()?;
         let (answered, answers) = mpsc::unbounded_channel();
-        let front = Arc::new(Front::new(settings, refusals, Respond::new(respond)?, answered)?);
+        let ledger = Ledger::new(recorded, settings.budget_ns)?;
+        let front = Arc::new(Front::new(settings, refusals, ledger, answered)?);
         let (stop, _) = watch::channel(Stop::Running);
         Ok(Self { front, port, stop, starting: Mutex::new(Some((listener, tls, answers))), thread: Mutex::new(None) })
     }
@@ -148,7 +148,7 @@ impl Ingress {
         if rows.len() != entries.len() {
             return Err(PyValueError::new_err(format!("{} answers for {} rows", rows.len(), entries.len())));
         }
-        self.finish(batch, Answered { entries, rows, refusals, built_ns: monotonic_ns() })
+        self.finish(batch, Answered { entries, rows, refusals })
     }
 
     /// Give a batch up: every row ends INTERNAL.
@@ -156,7 +156,7 @@ impl Ingress {
         let entries = batch.entries()?;
         let refusals = (0..entries.len()).map(|row| (row, self.front.refusals.internal.clone())).collect();
         let rows = vec![AnswerRow::read(&[0; ROW_BYTES]); entries.len()];
-        self.finish(batch, Answered { entries, rows, refusals, built_ns: monotonic_ns() })
+        self.finish(batch, Answered { entries, rows, refusals })
     }
 
     /// Transactions that wait for a batch or in one.

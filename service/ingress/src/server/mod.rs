@@ -1,6 +1,7 @@
 //! The server: what accepts, decodes, admits, batches and answers.
 
 mod bell;
+mod cells;
 mod clock;
 mod connection;
 mod counts;
@@ -11,6 +12,7 @@ mod gate;
 mod guard;
 mod held;
 mod ingress;
+mod ledger;
 mod listener;
 mod many;
 mod message;
@@ -19,7 +21,6 @@ mod pulse;
 mod refusal;
 mod reply;
 mod request;
-mod respond;
 mod results;
 mod settings;
 mod side;

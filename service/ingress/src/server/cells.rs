@@ -1,5 +1,5 @@
-//! The `respond` histogram: from the answer rows to their frames. Recorded by the IO thread straight into the cells of
-//! Python's recorder, whose layout this is (`fraudgate.latency.histogram`).
+//! One histogram of Python's recorder, which the IO thread counts into by itself; the layout is that of
+//! `fraudgate.latency.histogram`.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -11,26 +11,26 @@ const HALF_BITS: u32 = 10;
 const HALF: i64 = 1 << HALF_BITS;
 
 /// Cells that outlive every thread of the front end: the buffer pins them.
-pub struct Respond {
+pub struct Cells {
     cells: PyBuffer<i64>,
 }
 
-impl Respond {
+impl Cells {
     /// `cells`: a writable, contiguous int64 buffer.
     pub fn new(cells: PyBuffer<i64>) -> PyResult<Self> {
         if cells.readonly() || !cells.is_c_contiguous() || cells.item_count() <= index_of(i64::MAX) {
-            return Err(PyValueError::new_err("the respond cells must be a whole, writable recording array of int64"));
+            return Err(PyValueError::new_err("cells must be a whole, writable recording array of int64"));
         }
         Ok(Self { cells })
     }
 
-    /// Count a value for `rows` answers.
-    pub fn record(&self, value_ns: i64, rows: i64) {
-        let cell = index_of(value_ns.max(0));
+    /// Count a value; a negative one as 0.
+    pub fn record(&self, value: i64) {
+        let cell = index_of(value.max(0));
         // SAFETY: `index_of` is at most `index_of(i64::MAX)`, which `new` found inside the pinned buffer; other threads
         // only read this cell, and aligned 64-bit reads are whole.
         let cell = unsafe { AtomicI64::from_ptr(self.cells.buf_ptr().cast::<i64>().add(cell)) };
-        cell.fetch_add(rows, Ordering::Relaxed);
+        cell.fetch_add(1, Ordering::Relaxed);
     }
 }
 
