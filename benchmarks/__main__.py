@@ -30,7 +30,7 @@ BENCHMARKS = (
     "batch_log",
 )
 """Run by default, in this order. Each module has ``figures() -> dict[str, float]``."""
-OTHERS = ("invariance", "sabotage", "simulate", "swap")
+OTHERS = ("invariance", "overload", "sabotage", "simulate", "swap")
 GOALS = {
     "pipeline_cpu_us_per_decision": ("<=", 12.0),
     "native_cpu_us_per_decision": ("<=", 24.0),
@@ -61,6 +61,15 @@ GOALS = {
     "swap_p99_delta_ms": ("<=", 1.0),
     "swap_errors": ("<=", 0.0),
     "rollback_ms": ("<=", 1_000.0),
+    "overload_goodput": (">=", 14_400.0),
+    "overload_p99_ms": ("<=", 50.0),
+    "overload_burst_p99_ms": ("<=", 50.0),
+    "overload_refuse_p99_ms": ("<=", 1.0),
+    "expired_reached_engine": ("<=", 0.0),
+    "refusal_ratio_to_echo": ("<=", 0.7),
+    "overload_real_1_2x_p99_ms": ("<=", 50.0),
+    "overload_real_2x_p99_ms": ("<=", 50.0),
+    "overload_real_2x_share_of_peak": (">=", 0.6),
 }
 
 

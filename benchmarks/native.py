@@ -113,9 +113,14 @@ class Place:
 
 @contextmanager
 def service(
-    folder: Path, made: Traffic, frontend: str, others: Sections | None = None, **batching: str | int
+    folder: Path,
+    made: Traffic,
+    frontend: str,
+    others: Sections | None = None,
+    module: str = "fraudgate",
+    **batching: str | int,
 ) -> Iterator[Place]:
-    """A whole service in a child process."""
+    """A whole service in a child process; ``module`` starts it."""
     ports = free_ports()
     addresses = {"data": ports.data, "control": ports.control, "ops": ports.ops}
     sections: Sections = {
@@ -127,16 +132,17 @@ def service(
     }
     path = folder / f"{ports.data}.toml"
     path.write_text(to_toml(sections), encoding="utf-8")
-    with Server(frontend, serve_command(path, frontend), ports, lambda _line: None) as server:
+    command = [module if word == "fraudgate" else word for word in serve_command(path, frontend)]
+    with Server(frontend, command, ports, lambda _line: None) as server:
         asyncio.run(server.serving())
         yield Place(server, ports.ops, made.feed())
 
 
 @contextmanager
-def echo(made: Traffic) -> Iterator[Place]:
-    """The transport alone, in a child process."""
+def echo(made: Traffic, *words: str) -> Iterator[Place]:
+    """The transport alone, in a child process; see ``native_echo`` for ``words``."""
     ports: Ports = free_ports()
-    command = [sys.executable, "-m", "benchmarks.native_echo", str(ports.data)]
+    command = [sys.executable, "-m", "benchmarks.native_echo", str(ports.data), *words]
     with Server("echo", command, ports, lambda _line: None) as server:
         asyncio.run(server.serving())
         yield Place(server, 0, made.feed())
@@ -154,13 +160,13 @@ def run(place: Place, pace: load.Pace) -> load.LoadReport:
 
 def saturate(place: Place, in_flight: int = IN_FLIGHT) -> Saturated:
     """As many calls as it takes, closed loop: CPU of the server's whole process, and of its scoring thread."""
-    before = _cpu_ns(place), _thread_ns(place), _batches(place)
+    before = cpu_ns(place), _thread_ns(place), _batches(place)
     pace = load.Pace(int(SATURATED_SECONDS * SECOND_NS), concurrency=in_flight)
     report = run(place, pace)
-    cpu_ns, thread_ns = _cpu_ns(place) - before[0], _thread_ns(place) - before[1]
+    used_ns, thread_ns = cpu_ns(place) - before[0], _thread_ns(place) - before[1]
     batches = _batches(place) - before[2]
     return Saturated(
-        cpu_us_per_call=cpu_ns / 1_000 / report.answered,
+        cpu_us_per_call=used_ns / 1_000 / report.answered,
         calls_per_second=report.answered_per_second,
         p99_ms=report.decided.percentile(99) / 1e6,
         # Batches that were not full count by their rows: a full one is 32 decisions.
@@ -169,7 +175,7 @@ def saturate(place: Place, in_flight: int = IN_FLIGHT) -> Saturated:
     )
 
 
-def _cpu_ns(place: Place) -> int:
+def cpu_ns(place: Place) -> int:
     """CPU of the process, threads that have ended included: the scheduler's own sum, to the nanosecond."""
     return time.clock_gettime_ns(_cpu_clock(place.server.pid))
 
@@ -262,12 +268,12 @@ def fixed_body(place: Place) -> float | None:
         file.flush()
         headers = ("-H", "content-type: application/grpc", "-H", "te: trailers")
         shape = ("-n", str(H2LOAD_CALLS), "-c", str(CONNECTIONS), "-m", "128", "-d", file.name)
-        before = _cpu_ns(place)
+        before = cpu_ns(place)
         url = f"http://{place.server.target}{load.PATH}"
         ended = subprocess.run([h2load, *shape, *headers, url], capture_output=True, text=True, check=True)
     if f" {H2LOAD_CALLS} succeeded" not in ended.stdout:
         raise RuntimeError(f"h2load: {ended.stdout}")
-    return (_cpu_ns(place) - before) / 1_000 / H2LOAD_CALLS
+    return (cpu_ns(place) - before) / 1_000 / H2LOAD_CALLS
 
 
 def _median(rounds: Sequence[Saturated], name: str) -> float:

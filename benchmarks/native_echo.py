@@ -1,5 +1,6 @@
 """What the native front end's transport costs alone: it decodes each request and answers with ready bytes of the size
-of a real answer. No batch, no Python. ``python -m benchmarks.native_echo PORT``.
+of a real answer. No batch, no Python. With ``refuse`` nobody takes the batches, so that, once the queue is as long as
+may be answered in time, it refuses: what that costs. ``python -m benchmarks.native_echo PORT [refuse]``.
 """
 
 import asyncio
@@ -19,10 +20,11 @@ from fraudgate.latency.histogram import CELLS
 from fraudgate.scheduling import prefer_batches
 
 
-async def serve(port: int) -> None:
+async def serve(port: int, refuse: bool) -> None:
     """Serve for ever; the process is ended by a signal."""
     server = sections.Server(data_address=f"127.0.0.1:{port}")
-    settings = native.settings(msgspec.structs.replace(config.Config(), server=server), READY.SerializeToString())
+    ready = None if refuse else READY.SerializeToString()
+    settings = native.settings(msgspec.structs.replace(config.Config(), server=server), ready)
     recorded = native.recorded(lambda _: np.zeros(CELLS, np.int64))
     echo = fraudgate_ingress.Ingress(settings, native.refusal_table(), recorded)
     servicer = health.aio.HealthServicer()
@@ -41,4 +43,4 @@ async def serve(port: int) -> None:
 if __name__ == "__main__":
     prefer_batches()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(int(sys.argv[1])))
+        runner.run(serve(int(sys.argv[1]), sys.argv[2:] == ["refuse"]))

@@ -7,7 +7,7 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from ipaddress import ip_address
 from pathlib import Path
@@ -18,8 +18,10 @@ import msgspec
 from fraudgate import limits
 from fraudgate.errors import ConfigError
 from fraudgate.sections import (
+    Admission,
     Batching,
     Budget,
+    Caller,
     Drift,
     EventTime,
     FallbackPolicy,
@@ -53,6 +55,8 @@ class Config(Section, forbid_unknown_fields=True, frozen=True):
     tls: Tls = Tls()
     ingress: Ingress = Ingress()
     batching: Batching = Batching()
+    admission: Admission = Admission()
+    callers: tuple[Caller, ...] = ()
     features: Features = Features()
     model: Model = Model()
     tier: Tier = Tier()
@@ -94,6 +98,7 @@ class Config(Section, forbid_unknown_fields=True, frozen=True):
         for name in ("control_address", "ops_address"):
             if not (self.server.insecure or is_loopback(getattr(self.server, name))):
                 raise ConfigError(f"server.{name} is loopback only; set server.insecure = true to open it")
+        _check_callers(self.callers)
         if self.tier.low > self.tier.high:
             raise ConfigError(f"tier.low = {self.tier.low} is over tier.high = {self.tier.high}")
         _check_ladder(self.ladder, self.fallback)
@@ -122,6 +127,18 @@ def _check_ladder(ladder: Ladder, fallback: FallbackPolicy) -> None:
         )
     if (fallback.policy == "approve_up_to") != bool(fallback.approve_up_to_minor):
         raise ConfigError('fallback.policy = "approve_up_to" and fallback.approve_up_to_minor > 0 need each other')
+
+
+def _check_callers(callers: Sequence[Caller]) -> None:
+    if len(callers) > limits.CALLERS_MAX:
+        raise ConfigError(f"[[callers]]: {len(callers)} are over the {limits.CALLERS_MAX} there may be")
+    for what, values in (
+        ("name", [caller.name for caller in callers]),
+        ("token_sha256", [caller.token_sha256.lower() for caller in callers]),
+    ):
+        twice = next((value for value in values if values.count(value) > 1), None)
+        if twice is not None:
+            raise ConfigError(f"[[callers]]: two have the {what} {twice!r}")
 
 
 def is_loopback(address: str) -> bool:
@@ -158,6 +175,8 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None, insecu
     _convert(form, source, strict=True)
     overrides = _overrides(os.environ if environment is None else environment)
     for section, values in overrides.items():
+        if not isinstance(form.get(section, {}), dict):
+            raise ConfigError(f"[[{section}]] cannot be set from the environment, only in the file")
         form[section] = {**form.get(section, {}), **values}
     if insecure:
         form["server"] = {**form.get("server", {}), "insecure": True}
@@ -186,7 +205,7 @@ def _convert(form: dict[str, Any], source: str, strict: bool) -> Config:
 
 
 def _hint(message: str) -> str:
-    match = re.search(r"unknown field `(.*?)`(?: - at `\$\.(\w+)`)?", message)
+    match = re.search(r"unknown field `(.*?)`(?: - at `\$\.(\w+)(?:\[.*\])?`)?", message)
     if match is None:
         return ""
     known = _keys(match[2])
@@ -197,4 +216,4 @@ def _hint(message: str) -> str:
 def _keys(section: str | None) -> tuple[str, ...]:
     if section is None:
         return Config.__struct_fields__
-    return tuple(getattr(Config(), section).__struct_fields__)
+    return (Caller if section == "callers" else getattr(Config(), section)).__struct_fields__

@@ -142,6 +142,7 @@ class Pipeline:
             rows = self._validate(columns, rows, refused)
             claims = self._claim(columns, rows, refused, taken_up_ns)
             self._count_ignored_attributes(columns, claims.fresh)
+            self._count_expired(columns, claims.fresh, taken_up_ns)
             gathered = self._apply_and_gather(columns, claims, refused, taken_up_ns)
             if gathered is not None:
                 decided, watched = await self._decide_surely(live, columns, claims.fresh, gathered, taken_up_ns)
@@ -177,6 +178,13 @@ class Pipeline:
             elif arrival_ns <= spent_ns:
                 self._refuse(refused, row, Status.RESOURCE_EXHAUSTED, "budget")
         return [row for row in range(columns.rows) if row not in refused]
+
+    def _count_expired(self, columns: Columns, fresh: list[int], taken_up_ns: int) -> None:
+        """Rows about to be applied that ``_drop_dead`` should have dropped: from the stamps, and always 0."""
+        if columns.earliest()[0] <= taken_up_ns:
+            late = columns.deadline_ns[fresh]
+            expired = np.count_nonzero((late != 0) & (late <= taken_up_ns))
+            self._counters.count("fraudgate_expired_reached_engine_total", int(expired))
 
     def _refuse(self, refused: Refused, row: int, status: Status, reason: str, problem: int = 0) -> None:
         refused[row] = (status, problem)

@@ -1,6 +1,6 @@
 """The sections of the configuration: every setting, its default and its bounds."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 
@@ -237,3 +237,32 @@ class FallbackPolicy(Section, forbid_unknown_fields=True, frozen=True):
     policy: Literal["review", "approve_up_to"] = "review"
     approve_up_to_minor: _NotNegative = 0
     """With "approve_up_to": amounts up to this one, in minor units of the schema's currency, are approved."""
+
+
+class Admission(Section, forbid_unknown_fields=True, frozen=True):
+    """Who is let in when not everybody can be answered in time. See ``batching.admission``."""
+
+    callers_required: bool = False
+    """Refuse calls without a token; else they are one caller, anonymous, of normal priority and a share of 1."""
+    headroom_high: _Share = 0.9
+    """The part of the budget that rows of this priority may be predicted to use."""
+    headroom_normal: _Share = 0.7
+    headroom_low: _Share = 0.4
+    refusals_per_second_max: _Positive = 20_000
+    """Of one connection of the native front end; past it, the connection is not read for 5 ms, then 10, up to 100."""
+
+
+Rpc = Literal["Score", "ScoreBatch", "ScoreStream"]
+RPCS: tuple[Rpc, ...] = get_args(Rpc)
+
+
+class Caller(Section, forbid_unknown_fields=True, frozen=True):
+    """One of ``[[callers]]``: who shows this bearer token."""
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+    token_sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-fA-F]{64}$")]
+    """SHA-256 of the token, in hex: the file holds no secret."""
+    priority: Literal["high", "normal", "low"] = "normal"
+    share: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 1
+    """Of the queue under pressure, beside the shares of the others."""
+    may: tuple[Rpc, ...] = RPCS

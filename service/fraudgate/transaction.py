@@ -68,16 +68,18 @@ class Fallback(IntEnum):
 
 
 class Status(IntEnum):
-    """The codes of google.rpc.Code that a row can end with."""
+    """The codes of google.rpc.Code that a row, or its call, can end with."""
 
     OK = 0
     CANCELLED = 1
     INVALID_ARGUMENT = 3
     DEADLINE_EXCEEDED = 4
     ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
     RESOURCE_EXHAUSTED = 8
     INTERNAL = 13
     UNAVAILABLE = 14
+    UNAUTHENTICATED = 16
 
 
 RULES_MAX = 56

@@ -69,6 +69,44 @@ class Batcher:
     def close_open(self, now_ns: int) -> None: ...
 
 @final
+class Admission:
+    """``fraudgate.batching.admission.Admission`` over a ``Batcher`` of caller numbers, for its test."""
+
+    def __new__(
+        cls,
+        budget_ns: int,
+        allowances_ns: Sequence[int],
+        priorities: Sequence[int],
+        weights: Sequence[int],
+        active_ns: int,
+        gate_ns: int,
+        batch_rows_max: int,
+        queue_rows_max: int,
+        eager: bool,
+    ) -> Admission:
+        """ValueError unless the batcher's sizes fit, and each caller has a priority of 0 to 2 and a weight from 1."""
+
+    @property
+    def batch_ns(self) -> int: ...
+    @batch_ns.setter
+    def batch_ns(self, batch_ns: int) -> None: ...
+    @property
+    def deviation_ns(self) -> int: ...
+    @property
+    def waiting(self) -> list[int]:
+        """Rows in the batcher, by caller."""
+
+    def wait_ns(self, now_ns: int) -> int: ...
+    def arrive(self, now_ns: int, deadline_ns: int, caller: int) -> tuple[str, int] | None:
+        """(reason, retry_ns) of a row that is refused; None when it was admitted and added."""
+
+    def take(self, now_ns: int, idle: bool) -> list[int] | None:
+        """The callers of the oldest closed batch, which now runs; or None."""
+
+    def finished(self, now_ns: int) -> None:
+        """The first batch that was taken is answered."""
+
+@final
 class Columns:
     """The rows of one batch, opened column by column. Its buffer is int64[4, rows], read-only: event_time_ns,
     amount_minor, arrival_ns, deadline_ns."""
@@ -257,14 +295,15 @@ class Ingress:
     def __new__(
         cls,
         settings: Mapping[str, Any],
-        refusals: Mapping[str, tuple[int, str, bytes, bool]],
+        refusals: Mapping[str, Any],
         recorded: Mapping[str, npt.NDArray[np.int64]],
     ) -> Ingress:
         """Bind the address; nothing is accepted before ``start``.
 
-        ``settings``: see ``fraudgate.frontend.native.settings``. ``refusals``: (code, message, google.rpc.Status, has
-        details) by name. ``recorded``: the recorder's int64 cells of ``respond``, ``whole`` and ``budget_spent``, which
-        are counted up. Raises OSError where the address cannot be had, ValueError for TLS files that do not fit.
+        ``settings``: see ``fraudgate.frontend.native.settings``. ``refusals``: see
+        ``fraudgate.frontend.native.refusal_table``. ``recorded``: the recorder's int64 cells of ``respond``, ``whole``,
+        ``budget_spent`` and ``refuse``, which are counted up. Raises OSError where the address cannot be had,
+        ValueError for TLS files that do not fit.
         """
 
     @property
@@ -285,6 +324,10 @@ class Ingress:
 
     @batch_ns.setter
     def batch_ns(self, batch_ns: int) -> None: ...
+    @property
+    def wait_ns(self) -> int:
+        """How long a row that arrives now is expected to wait for its answer."""
+
     def start(self) -> None:
         """Start to accept."""
 

@@ -80,7 +80,7 @@ def sections_of(models: Path, sections: Sections) -> dict[str, dict[str, Any]]:
         "idempotency": {"entries_max": IDEMPOTENCY_ENTRIES_MAX},
     }
     for name, values in sections.items():
-        form[name] = {**form.get(name, {}), **values}
+        form[name] = {**form.get(name, {}), **values} if isinstance(values, Mapping) else values
     return form
 
 
@@ -422,7 +422,7 @@ class Running(Client):
 
 
 @asynccontextmanager
-async def serve(models: Path, **sections: Mapping[str, Any]) -> AsyncIterator[Running]:
+async def serve(models: Path, **sections: Any) -> AsyncIterator[Running]:
     """A service with these sections over the defaults of ``sections_of``; drained at the end."""
     settings = msgspec.convert(sections_of(models, sections), config.Config)
     settings.check()

@@ -157,13 +157,14 @@ def streamed(client: Any, payments: list[pb.Transaction]) -> Any:
 
 # -- the status table --------------------------------------------------------------------------------------------------
 
+QUEUE_FULL, BUDGET_SPENT = (refusals.delayed(reason, refusals.RETRY_NS) for reason in ("queue_full", "budget"))
 TABLE = [
     (refusals.invalid("transaction.currency", "is unknown"), False),
     (refusals.UNDECODABLE, False),
     (TOO_LARGE, False),
     (refusals.DEADLINE, True),
-    (refusals.QUEUE_FULL, True),
-    (refusals.BUDGET_SPENT, True),
+    (QUEUE_FULL, True),
+    (BUDGET_SPENT, True),
     (refusals.conflict("tx-1"), False),
     (refusals.DRAINING, True),
     (refusals.INTERNAL, True),
@@ -218,7 +219,7 @@ async def test_attempts_are_bounded(make: Make, scripted: Scripted) -> None:
 
 
 async def test_it_waits_at_least_what_the_server_advises(make: Make, scripted: Scripted, time: FakeTime) -> None:
-    scripted.steps = [refusals.QUEUE_FULL, refusals.QUEUE_FULL, decided()]
+    scripted.steps = [QUEUE_FULL, QUEUE_FULL, decided()]
     await settled(make(jitter=random.Random(7).random).score(payment()))
     expected = random.Random(7)
     assert time.slept == [0.05 * (1 + expected.random() / 2) for _ in range(2)]
@@ -297,7 +298,7 @@ def row(id: str, refusal: Refusal | None = None) -> pb.ScoreResult:
 
 
 async def test_a_batch_has_a_result_for_each_row(make: Make, scripted: Scripted) -> None:
-    results = [row("a"), row("b", refusals.QUEUE_FULL), row("c", refusals.conflict("c"))]
+    results = [row("a"), row("b", QUEUE_FULL), row("c", refusals.conflict("c"))]
     scripted.steps = [refusals.INTERNAL, pb.ScoreBatchResponse(results=results)]
     got = await settled(make().score_batch([payment(name) for name in "abcd"]))
     assert got[0] == decided("a")
@@ -317,7 +318,7 @@ async def test_a_batch_that_is_refused_as_a_whole_raises(make: Make, scripted: S
 
 
 async def test_a_stream_gives_results_in_order_and_raises_at_its_break(make: Make, scripted: Scripted) -> None:
-    scripted.steps = [row("a"), row("b", refusals.BUDGET_SPENT), row("c"), refusals.DRAINING]
+    scripted.steps = [row("a"), row("b", BUDGET_SPENT), row("c"), refusals.DRAINING]
     results = streamed(make(), [payment(name) for name in "abcd"])
     seen: list[Any] = []
 

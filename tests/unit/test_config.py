@@ -54,8 +54,47 @@ def test_a_shown_configuration_can_be_loaded_again(tmp_path: Path) -> None:
     text = "\n".join(
         f"[{section}]\n" + "\n".join(f"{key} = {msgspec.json.encode(value).decode()}" for key, value in values.items())
         for section, values in msgspec.to_builtins(config.Config()).items()
+        if section != "callers"  # an array of tables, and none by default
     )
     assert load(tmp_path, text) == config.Config()
+
+
+DIGEST = "5e" * 32
+SHOP = f"[[callers]]\nname = 'shop'\ntoken_sha256 = '{DIGEST}'\n"
+
+
+def test_callers_are_an_array_of_tables(tmp_path: Path) -> None:
+    text = SHOP + "[[callers]]\nname = 'batch'\ntoken_sha256 = '" + "00" * 32 + "'\npriority = 'low'\nmay = ['Score']\n"
+    shop, batch = load(tmp_path, text).callers
+    assert shop == sections.Caller("shop", DIGEST, "normal", 1, ("Score", "ScoreBatch", "ScoreStream"))
+    assert (batch.priority, batch.may) == ("low", ("Score",))
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (SHOP + SHOP, "two have the name 'shop'"),
+        (
+            SHOP
+            + SHOP.replace("shop", "other")
+            .upper()
+            .replace("[[CALLERS]]\nNAME", "[[callers]]\nname")
+            .replace("TOKEN_SHA256", "token_sha256"),
+            "two have the token_sha256",
+        ),
+        (SHOP.replace(DIGEST, "secret"), "token_sha256"),
+        (SHOP + "may = ['Delete']\n", "may"),
+        (SHOP + "shre = 2\n", "did you mean 'share'?"),
+        ("".join(SHOP.replace("shop", f"s{i}").replace(DIGEST, f"{i:064x}") for i in range(65)), "65 are over the 64"),
+    ],
+)
+def test_callers_that_there_cannot_be(tmp_path: Path, text: str, why: str) -> None:
+    assert why in refused(tmp_path, text)
+
+
+def test_callers_are_not_set_from_the_environment(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"\[\[callers\]\] cannot be set from the environment"):
+        load(tmp_path, SHOP, FRAUDGATE_CALLERS__NAME="shop")
 
 
 def test_the_environment_goes_before_the_file(tmp_path: Path) -> None:
@@ -249,7 +288,7 @@ def test_the_inner_planes_are_loopback_only_even_with_tls(tmp_path: Path, plane:
 def test_the_readme_of_the_keys_is_toml() -> None:
     """Every default is a value that TOML has."""
     for section, values in msgspec.to_builtins(config.Config()).items():
-        for key, value in values.items():
+        for key, value in values.items() if section != "callers" else ():
             assert tomllib.loads(f"{key} = {msgspec.json.encode(value).decode()}") == {key: value}, (section, key)
 
 

@@ -33,6 +33,17 @@ class ClosedBatch(NamedTuple, Generic[Entry]):
     """The instant the engine fell idle, when that closed the batch (policy ``eager``); else 0. Part of the log."""
 
 
+class Ahead(NamedTuple):
+    """What an entry that arrives now would find before it."""
+
+    gate_ns: int
+    """From now until the batch closes that it would join: 0 when it fills it, or under policy ``eager``."""
+    batches: int
+    """Closed batches, and an open one whose gate has passed."""
+    closed_ns: int
+    """The boundary of the first of them; 0 when there is none."""
+
+
 class Batcher(Generic[Entry]):
     """Collects entries into batches of at most ``batch_rows_max``.
 
@@ -111,6 +122,19 @@ class Batcher(Generic[Entry]):
         if self._closed:
             return 0
         return self._gate_at_ns if self._open else None
+
+    def ahead(self, now_ns: int) -> Ahead:
+        """What an entry stamped ``now_ns`` would find. Changes nothing."""
+        now_ns = max(now_ns, self._last_ns)
+        batches, joined = len(self._closed), len(self._open)
+        closed_ns = self._closed[0].closed_ns if batches else 0
+        gate_ns = self._gate_at_ns - now_ns if joined else self.gate_ns
+        if joined and gate_ns <= 0:
+            closed_ns = closed_ns if batches else self._gate_at_ns
+            batches, joined, gate_ns = batches + 1, 0, self.gate_ns
+        if joined + 1 >= self.batch_rows_max or self.policy == "eager":
+            gate_ns = 0
+        return Ahead(gate_ns, batches, closed_ns)
 
     def close_open(self, now_ns: int) -> None:
         """Draw the boundary now, whatever the gate says: the drain uses it, after which nothing is added."""

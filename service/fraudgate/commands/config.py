@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -28,9 +29,12 @@ def run(args: argparse.Namespace) -> int:
     elif args.what == "check":
         print("the configuration is good")
     else:
-        print("\n\n".join(_section(name, values) for name, values in form.items()))
+        print("\n\n".join(text for name, values in form.items() for text in _sections(name, values)))
     return 0
 
 
-def _section(name: str, values: dict[str, object]) -> str:
-    return "\n".join([f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())])
+def _sections(name: str, values: dict[str, object] | list[dict[str, object]]) -> Iterator[str]:
+    """TOML: a table, or an array of them."""
+    head = f"[[{name}]]" if isinstance(values, list) else f"[{name}]"
+    for table in values if isinstance(values, list) else [values]:
+        yield "\n".join([head, *(f"{key} = {json.dumps(value)}" for key, value in table.items())])

@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 
 from fraudgate.clock import Clock
 from fraudgate.frontend import refusals
+from fraudgate.frontend.callers import Callers
 from fraudgate.frontend.codec import delimited
 from fraudgate.frontend.door import Door, Reply
 from fraudgate.frontend.refusals import Refusal
@@ -52,11 +53,12 @@ def server_options(streams_max: int) -> list[tuple[str, int]]:
 class ScoringHandlers:
     """Score, ScoreBatch and ScoreStream over one door."""
 
-    def __init__(self, door: Door, counters: Counters, clock: Clock) -> None:
+    def __init__(self, door: Door, counters: Counters, clock: Clock, callers: Callers) -> None:
         self._door = door
         self._counters = counters
         self._clock = clock
         self.calls = Calls()
+        self._callers = callers
         self._readers: set[asyncio.Task[Refusal | None]] = set()
 
     def end_streams(self) -> None:
@@ -99,15 +101,15 @@ class ScoringHandlers:
     async def score(self, body: bytes, context: Context) -> bytes:
         """Decide one transaction."""
         arrival_ns = self._clock()
+        caller = await self._identify(context, "Score")
         try:
             request = scoring_pb2.ScoreRequest.FromString(body)
         except DecodeError:
             await self._abort(context, refusals.UNDECODABLE)
         if not request.HasField("transaction"):
             await self._abort(context, refusals.MISSING)
-        result = await self._door.admit(
-            request.transaction, arrival_ns, _deadline_ns(context, arrival_ns), parent=self._parent(context)
-        )
+        deadline_ns, parent = _deadline_ns(context, arrival_ns), self._parent(context)
+        result = await self._door.admit(request.transaction, arrival_ns, deadline_ns, caller=caller, parent=parent)
         if isinstance(result, Refusal):
             await abort(context, result)
         if result.replayed:
@@ -117,6 +119,7 @@ class ScoringHandlers:
     async def score_batch(self, body: bytes, context: Context) -> bytes:
         """Decide up to 512 transactions; each row ends with a result of its own."""
         arrival_ns = self._clock()
+        caller = await self._identify(context, "ScoreBatch")
         try:
             request = scoring_pb2.ScoreBatchRequest.FromString(body)
         except DecodeError:
@@ -126,7 +129,7 @@ class ScoringHandlers:
             await self._abort(context, refusals.ROWS)
         deadline_ns, parent = _deadline_ns(context, arrival_ns), self._parent(context)
         futures = [
-            self._door.admit(transaction, arrival_ns, deadline_ns, f"transactions[{i}]", parent)
+            self._door.admit(transaction, arrival_ns, deadline_ns, f"transactions[{i}]", caller, parent)
             for i, transaction in enumerate(transactions)
         ]
         try:
@@ -141,9 +144,10 @@ class ScoringHandlers:
 
     async def score_stream(self, bodies: AsyncIterator[bytes], context: Context) -> None:
         """Decide a stream, in order; reads no further while 256 messages are unanswered."""
-        unanswered: asyncio.Queue[_Unanswered | None] = asyncio.Queue()
+        caller = await self._identify(context, "ScoreStream")
+        unanswered: asyncio.Queue[_Unanswered | None] = asyncio.Queue()  # ``room`` bounds it
         room = asyncio.Semaphore(STREAM_UNANSWERED_MAX)
-        reader = asyncio.create_task(self._read_stream(bodies, room, unanswered, self._parent(context)))
+        reader = asyncio.create_task(self._read_stream(bodies, room, unanswered, caller, self._parent(context)))
         self._readers.add(reader)
         try:
             while (item := await unanswered.get()) is not None:
@@ -167,6 +171,7 @@ class ScoringHandlers:
         bodies: AsyncIterator[bytes],
         room: asyncio.Semaphore,
         unanswered: "asyncio.Queue[_Unanswered | None]",
+        caller: int,
         parent: Parent | None,
     ) -> Refusal | None:
         """Admit each message; ends with the refusal that ends the stream, if any."""
@@ -179,9 +184,8 @@ class ScoringHandlers:
                 if self._door.closed is not None:
                     return self._door.closed
                 transaction = scoring_pb2.ScoreRequest.FromString(body).transaction
-                unanswered.put_nowait(
-                    (transaction.transaction_id, self._door.admit(transaction, self._clock(), parent=parent))
-                )
+                future = self._door.admit(transaction, self._clock(), caller=caller, parent=parent)
+                unanswered.put_nowait((transaction.transaction_id, future))
         except DecodeError:
             self._counters.count_refusal("undecodable")
             return refusals.UNDECODABLE
@@ -191,6 +195,16 @@ class ScoringHandlers:
     def _parent(self, context: Context) -> Parent | None:
         """The caller's span, where anybody wants to know."""
         return None if self._door.tracer is None else parent_of(context.invocation_metadata() or ())
+
+    async def _identify(self, context: Context, rpc: str) -> int:
+        """The caller's number; a call that shows no right to be here ends."""
+        metadata = context.invocation_metadata() or ()
+        authorization = next((value for name, value in metadata if name == "authorization"), None)
+        caller = self._callers.identify(authorization, rpc)
+        if isinstance(caller, Refusal):
+            self._counters.count_refusal("unauthenticated" if caller is refusals.UNAUTHENTICATED else "not_allowed")
+            await abort(context, caller)
+        return caller
 
     async def _abort(self, context: Context, refusal: Refusal) -> NoReturn:
         """Refuse before the door: bytes or shapes that never became a transaction."""

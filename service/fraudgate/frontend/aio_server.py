@@ -7,12 +7,14 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from fraudgate.batching.admission import Admission
 from fraudgate.batching.batcher import Batcher
 from fraudgate.clock import monotonic_ns
 from fraudgate.config import Config
 from fraudgate.editions import Editions
 from fraudgate.errors import ConfigError, address_taken
-from fraudgate.frontend import aio
+from fraudgate.frontend import aio, callers
+from fraudgate.frontend.callers import Callers
 from fraudgate.frontend.door import Door, Entry
 from fraudgate.latency.recorder import Counters, Recorder
 from fraudgate.pipeline import Pipeline
@@ -39,8 +41,12 @@ class AioFrontend:
         batcher: Batcher[Entry] = Batcher(
             gate_ns=batching.gate_ns, queue_rows_max=batching.queue_rows_max, policy=batching.policy
         )
-        self.door = Door(pipeline, batcher, editions, recorder, counters, monotonic_ns, budget_ns=batching.budget_ns)
-        self._handlers = aio.ScoringHandlers(self.door, counters, monotonic_ns)
+        known = callers.known(config)
+        admission = Admission(callers.bounds(config, known), batcher)
+        self.door = Door(pipeline, batcher, editions, recorder, counters, monotonic_ns, admission)
+        counters.levels = lambda: {"fraudgate_queue_rows": batcher.rows}
+        told_apart = Callers(known, config.admission.callers_required)
+        self._handlers = aio.ScoringHandlers(self.door, counters, monotonic_ns, told_apart)
         self.calls = self._handlers.calls
         self._server = grpc.aio.server(options=aio.server_options(config.server.streams_max))
         self._server.add_generic_rpc_handlers((self._handlers.generic_handler(),))

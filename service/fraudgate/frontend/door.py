@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fraudgate.batching.admission import ANONYMOUS, Admission
 from fraudgate.batching.batcher import Batcher, ClosedBatch
 from fraudgate.batching.shell import BatchShell
 from fraudgate.clock import Clock
@@ -20,7 +21,6 @@ from fraudgate.frontend.codec import Renderer, request_batch, request_columns
 from fraudgate.frontend.refusals import Refusal
 from fraudgate.latency.ledger import Ledger
 from fraudgate.latency.recorder import Counters, Recorder
-from fraudgate.limits import BUDGET_NS
 from fraudgate.ops.traceparent import Parent
 from fraudgate.ops.tracing import Tracer
 from fraudgate.pipeline import CANCELLED_NS, Pipeline
@@ -42,7 +42,7 @@ class Reply(NamedTuple):
 class Entry:
     """One admitted transaction on its way to a reply."""
 
-    __slots__ = ("arrival_ns", "deadline_ns", "future", "parent", "prefix", "transaction")
+    __slots__ = ("arrival_ns", "caller", "deadline_ns", "future", "parent", "prefix", "transaction")
 
     def __init__(
         self,
@@ -51,6 +51,7 @@ class Entry:
         deadline_ns: int,
         prefix: str,
         future: "asyncio.Future[Reply | Refusal]",
+        caller: int,
         parent: Parent | None = None,
     ) -> None:
         self.transaction = transaction
@@ -58,6 +59,7 @@ class Entry:
         self.deadline_ns = deadline_ns
         self.prefix = prefix
         self.future = future
+        self.caller = caller
         self.parent = parent
 
 
@@ -72,22 +74,30 @@ class Door:
         recorder: Recorder,
         counters: Counters,
         clock: Clock,
-        budget_ns: int = BUDGET_NS,
+        admission: Admission,
     ) -> None:
         self._pipeline = pipeline
         self._batcher = batcher
         self._renderer = Renderer(editions)
-        self._ledger = Ledger(recorder, counters, budget_ns)
+        self._recorder = recorder
+        self._ledger = Ledger(recorder, counters, admission.bounds.budget_ns)
         self._counters = counters
         self._clock = clock
-        self._budget_ns = budget_ns
-        self.batch_ns = 0
-        """How long one batch runs, nanoseconds: set by the warm-up, then a moving average."""
+        self._admission = admission
         self.closed: Refusal | None = None
         """Set while every new call is refused: no model is live, or the server is draining."""
         self.tracer: Tracer | None = None
         self._loop = asyncio.get_running_loop()
         self.shell: BatchShell[Entry] = BatchShell(batcher, self._run_batch, clock)
+
+    @property
+    def batch_ns(self) -> int:
+        """How long one batch takes, nanoseconds: set by the warm-up, then a moving average."""
+        return self._admission.batch_ns
+
+    @batch_ns.setter
+    def batch_ns(self, batch_ns: int) -> None:
+        self._admission.set_batch_ns(batch_ns)
 
     def admit(
         self,
@@ -95,54 +105,42 @@ class Door:
         arrival_ns: int,
         deadline_ns: int = 0,
         prefix: str = "transaction",
+        caller: int = ANONYMOUS,
         parent: Parent | None = None,
     ) -> "asyncio.Future[Reply | Refusal]":
         """Queue one transaction. The future ends with a Reply or a Refusal; it never raises.
 
-        ``deadline_ns``: monotonic, 0 = none. ``prefix``: the path of this Transaction in its request.
-        ``parent``: the caller's span. Cancelling the future tells the pipeline that the caller is gone.
+        ``deadline_ns``: monotonic, 0 = none. ``prefix``: the path of this Transaction in its request. ``caller``: see
+        ``Callers``. ``parent``: the caller's span. Cancelling the future tells the pipeline that the caller is gone.
         """
         future: asyncio.Future[Reply | Refusal] = self._loop.create_future()
-        refusal = self._refuse(arrival_ns, deadline_ns)
+        refusal = self._refuse(arrival_ns, deadline_ns, caller)
         if refusal is None:
-            if self.shell.submit(Entry(transaction, arrival_ns, deadline_ns, prefix, future, parent), arrival_ns):
+            entry = Entry(transaction, arrival_ns, deadline_ns, prefix, future, caller, parent)
+            if self.shell.submit(entry, arrival_ns):
+                self._admission.admitted(caller)
                 return future
-            refusal = refusals.QUEUE_FULL
+            refusal = refusals.delayed("queue_full", self._admission.batch_ns)
             self._counters.count_refusal("queue_full")
         future.set_result(refusal)
         return future
 
-    def _refuse(self, now_ns: int, deadline_ns: int) -> Refusal | None:
+    def _refuse(self, now_ns: int, deadline_ns: int, caller: int) -> Refusal | None:
         """Why a transaction cannot be admitted now, or None."""
         if self.closed is not None:
             self._counters.count_refusal("unavailable")
             return self.closed
-        wait_ns = self._wait_ns(now_ns)
-        if deadline_ns and deadline_ns < now_ns + wait_ns:
-            reason, refusal = "deadline", refusals.DEADLINE
-        elif self._budget_ns and wait_ns > self._budget_ns:
-            reason, refusal = "budget", refusals.BUDGET_SPENT
-        else:
+        verdict = self._admission.refuse(now_ns, deadline_ns, caller)
+        if verdict is None:
             return None
-        self._counters.count_refusal(reason)
-        if not self._batcher.rows and not self.shell.batches_in_flight:
-            self.batch_ns //= 2  # no batch runs that could correct it: a stall long over would shut the door for good
-        return refusal
-
-    def _wait_ns(self, now_ns: int) -> int:
-        """Time to the gate, plus the batches ahead, plus one batch."""
-        batcher = self._batcher
-        ahead = batcher.rows // batcher.batch_rows_max + self.shell.batches_in_flight
-        gate_ns = 0
-        if batcher.policy == "fixed":
-            gate_at_ns = batcher.next_deadline_ns()
-            gate_ns = batcher.gate_ns if gate_at_ns is None else max(gate_at_ns - now_ns, 0)
-        return gate_ns + (ahead + 1) * self.batch_ns
+        self._counters.count_refusal(verdict.reason)
+        self._recorder.record_one("refuse", self._clock() - now_ns)
+        return refusals.DEADLINE if verdict.reason == "deadline" else refusals.delayed(*verdict)
 
     async def _run_batch(self, closed: ClosedBatch[Entry]) -> None:
         """Score one closed batch and set every future, whatever happens."""
         entries = closed.entries
-        started_ns = self._clock()
+        self._admission.taken(closed.closed_ns, [entry.caller for entry in entries])
         try:
             columns = request_columns(
                 [entry.transaction for entry in entries],
@@ -159,7 +157,7 @@ class Door:
             for entry in entries:
                 if not entry.future.done():
                     entry.future.set_result(refusals.INTERNAL)
-        self.batch_ns += (self._clock() - started_ns - self.batch_ns) // 8
+        self._admission.finished(self._clock())
 
     def _reply(self, entries: list[Entry], answers: Answers) -> None:
         ids = [entry.transaction.transaction_id for entry in entries]

@@ -14,7 +14,7 @@ from fraudgate.clock import monotonic_ns
 from fraudgate.config import Config
 from fraudgate.editions import Editions
 from fraudgate.errors import ConfigError, address_taken
-from fraudgate.frontend import refusals
+from fraudgate.frontend import callers, refusals
 from fraudgate.frontend.native_door import NativeDoor, wire
 from fraudgate.frontend.side import SideDoor
 from fraudgate.latency.recorder import Counters, Recorder
@@ -53,6 +53,13 @@ class NativeFrontend:
         self._side = SideDoor(self._native, health_servicer, services)
         self._loop = asyncio.get_running_loop()
         counters.add_source(self._native.counts)
+        counters.levels = self._levels
+
+    def _levels(self) -> Mapping[str, float]:
+        return {
+            "fraudgate_queue_rows": self._native.rows,
+            "fraudgate_predicted_wait_seconds": self._native.wait_ns / SECOND_NS,
+        }
 
     async def start(self) -> int:
         """Start to accept. Returns the port."""
@@ -80,6 +87,8 @@ class NativeFrontend:
 def settings(config: Config, echo: bytes | None = None) -> Mapping[str, Any]:
     """What the crate is configured with. ``echo``: answer with these bytes and do nothing else."""
     batching, ingress = config.batching, config.ingress
+    known = callers.known(config)
+    bounds = callers.bounds(config, known)
     return {
         "address": config.server.data_address.replace("localhost:", "127.0.0.1:"),
         "gate_ns": batching.gate_ns,
@@ -87,6 +96,11 @@ def settings(config: Config, echo: bytes | None = None) -> Mapping[str, Any]:
         "queue_rows_max": batching.queue_rows_max,
         "eager": batching.policy == "eager",
         "budget_ns": batching.budget_ns,
+        "allowances_ns": bounds.allowances_ns,
+        "active_ns": bounds.active_ns,
+        "callers": [each._asdict() for each in known],
+        "callers_required": config.admission.callers_required,
+        "refusals_per_second_max": config.admission.refusals_per_second_max,
         "message_bytes_max": MESSAGE_BYTES_MAX,
         "score_batch_rows_max": SCORE_BATCH_ROWS_MAX,
         "stream_unanswered_max": STREAM_UNANSWERED_MAX,
@@ -115,24 +129,29 @@ def _tls(config: Config) -> Mapping[str, bytes | None] | None:
     }
 
 
-def refusal_table() -> Mapping[str, tuple[int, str, bytes, bool]]:
-    """The statuses that the native door gives by itself."""
+def refusal_table() -> Mapping[str, Any]:
+    """The statuses that the native door gives by itself; under ``delayed`` those with RetryInfo, by reason and step."""
     table = {
-        "queue_full": refusals.QUEUE_FULL,
-        "budget": refusals.BUDGET_SPENT,
         "deadline": refusals.DEADLINE,
         "draining": refusals.DRAINING,
         "internal": refusals.INTERNAL,
         "undecodable": refusals.UNDECODABLE,
         "missing": refusals.MISSING,
         "rows": refusals.ROWS,
+        "unauthenticated": refusals.UNAUTHENTICATED,
+        "not_allowed": refusals.NOT_ALLOWED,
     }
-    return {name: wire(refusal) for name, refusal in table.items()}
+    delayed = {reason: [wire(each) for each in refusals.all_delayed(reason)] for reason in refusals.WORDS}
+    return {
+        **{name: wire(refusal) for name, refusal in table.items()},
+        "retry_steps_ns": refusals.RETRY_STEPS_NS,
+        "delayed": delayed,
+    }
 
 
 def recorded(cells: Callable[[str], Int64]) -> Mapping[str, Int64]:
-    """The recording arrays that the native side counts into when an answer leaves; ``cells``: of a stage."""
-    return {name: cells(name) for name in ("respond", "whole", "budget_spent")}
+    """The recording arrays that the native side counts into when answers and refusals leave; ``cells``: of a stage."""
+    return {name: cells(name) for name in ("respond", "whole", "budget_spent", "refuse")}
 
 
 def answer_layout() -> Mapping[str, tuple[str, int]]:

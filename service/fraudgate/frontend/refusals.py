@@ -1,5 +1,6 @@
 """Every way a request can end without a decision, as the contract's table gives it: status, message, details."""
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -8,12 +9,14 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-from fraudgate.limits import ID_BYTES_MAX, SCORE_BATCH_ROWS_MAX
+from fraudgate.limits import ID_BYTES_MAX, SCORE_BATCH_ROWS_MAX, SECOND_NS
 from fraudgate.transaction import Status
 from fraudgate.validation import PROBLEMS, attribute_at_fault
 
 RETRY_NS = 50_000_000
-"""What RetryInfo advises: one latency budget, by when the queue that refused has moved on."""
+"""What RetryInfo advises where nothing was predicted: one latency budget, by when the queue has moved on."""
+RETRY_STEPS_NS = tuple(step * 1_000_000 for step in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000))
+"""What it advises otherwise: the first that is not less than the predicted time, so that refusals are ready made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +51,11 @@ def invalid_problem(problem: int, prefix: str, attributes: Mapping[str, float]) 
     return invalid(f"{prefix}.{name}{at}", what)
 
 
-def exhausted(why: str) -> Refusal:
+def exhausted(why: str, retry_ns: int = RETRY_NS) -> Refusal:
     """RESOURCE_EXHAUSTED with RetryInfo: the same id may be sent again."""
-    retry = error_details_pb2.RetryInfo(retry_delay=Duration(nanos=RETRY_NS))
-    return Refusal(Status.RESOURCE_EXHAUSTED, f"{why}; send the same transaction_id again after the delay", (retry,))
+    seconds, nanos = divmod(retry_ns, SECOND_NS)
+    retry = error_details_pb2.RetryInfo(retry_delay=Duration(seconds=seconds, nanos=nanos))
+    return Refusal(Status.RESOURCE_EXHAUSTED, f"{why}; retry with the same transaction_id", (retry,))
 
 
 def conflict(transaction_id: str) -> Refusal:
@@ -62,8 +66,30 @@ def conflict(transaction_id: str) -> Refusal:
     return Refusal(Status.ALREADY_EXISTS, "this transaction_id was already used with another payload", (info,))
 
 
-QUEUE_FULL = exhausted("the queue is full")
-BUDGET_SPENT = exhausted("waiting has used up the server's latency budget")
+WORDS = {
+    "budget": "the latency budget is spent on waiting",
+    "overload": "the transactions ahead would use up the call's deadline",
+    "priority": "the rest of the latency budget is kept for higher priorities",
+    "fairness": "the queue holds this caller's share already",
+    "queue_full": "the queue is full",
+}
+"""By reason, see ``batching.admission``."""
+_DELAYED = {reason: [exhausted(why, step_ns) for step_ns in RETRY_STEPS_NS] for reason, why in WORDS.items()}
+
+
+def delayed(reason: str, retry_ns: int) -> Refusal:
+    """RESOURCE_EXHAUSTED for one of ``WORDS``, to be tried again after ``retry_ns`` or a little more."""
+    return _DELAYED[reason][min(bisect_left(RETRY_STEPS_NS, retry_ns), len(RETRY_STEPS_NS) - 1)]
+
+
+def all_delayed(reason: str) -> list[Refusal]:
+    """By ``RETRY_STEPS_NS``."""
+    return _DELAYED[reason]
+
+
+BUDGET_SPENT = exhausted(WORDS["budget"])
+UNAUTHENTICATED = Refusal(Status.UNAUTHENTICATED, "no known caller has this token, or none was sent")
+NOT_ALLOWED = Refusal(Status.PERMISSION_DENIED, "this caller may not call this method")
 DEADLINE = Refusal(Status.DEADLINE_EXCEEDED, "the deadline has passed, or is shorter than the gate plus one batch")
 CANCELLED = Refusal(Status.CANCELLED, "the caller went away")
 DRAINING = Refusal(Status.UNAVAILABLE, "the server is draining; send the same transaction_id elsewhere or later")

@@ -27,7 +27,10 @@ from fraudgate.latency.histogram import (
 from fraudgate.limits import BATCH_ROWS_MAX, BUDGET_NS
 from fraudgate.transaction import ANSWER_DTYPE, Answers, Decision, Fallback, Int64, UInt8
 
-STAGES = ("queue", "features", "inference", "guardrails", "total", "respond", "whole", "loop_stall", "gc_pause")
+STAGES = (
+    *("queue", "features", "inference", "guardrails", "total", "respond", "whole"),
+    *("refuse", "loop_stall", "gc_pause"),
+)
 """``total`` ends with the decision, ``whole`` with its bytes: ``latency.ledger`` checks the stages with it."""
 
 TOTALS = {
@@ -48,9 +51,17 @@ TOTALS = {
     "fraudgate_answers_unread_total": "Answers given up because the peer left them unread for too long.",
     "fraudgate_traces_dropped_total": "Transactions without their trace because the collector lags behind.",
     "fraudgate_ledger_mismatch_total": "Decisions whose stages and whole differ by more than 50 us.",
+    "fraudgate_connections_paused_total": "Times a connection was not read for a while: too much was refused on it.",
+    "fraudgate_expired_reached_engine_total": "Rows decided although their deadline had passed at take-up: never.",
     "fraudgate_batch_log_dropped_total": "Batches that the batch log dropped because its writer lagged behind.",
 }
 """Every named total and its help text; all of them are exported from the start, at 0."""
+
+LEVELS = {
+    "fraudgate_queue_rows": "Transactions that wait for a batch or in one.",
+    "fraudgate_predicted_wait_seconds": "How long a transaction that arrived now would wait for its answer.",
+}
+"""Every named level and its help text. The second is the native front end's alone."""
 
 _STAMPS = ("arrival_ns", "taken_up_ns", "gathered_ns", "inferred_ns", "answered_ns")
 """Each of the first four stages lies between two of them, in order; ``total`` between the first and the last."""
@@ -203,6 +214,8 @@ class Counters:
         self._batch_rows = [0] * (BATCH_ROWS_MAX + 1)
         self._totals = dict.fromkeys(TOTALS, 0)
         self._sources: list[Callable[[], Mapping[str, int]]] = []
+        self.levels: Callable[[], Mapping[str, float]] = dict
+        """What goes up and down, by name in ``LEVELS``; any thread may call it."""
 
     def __repr__(self) -> str:
         copy = self.copy()

@@ -16,7 +16,7 @@ from fraudgate.engines.report import FleetReport, TierReport, TrialReport
 from fraudgate.ladder import Ladder
 from fraudgate.latency.calls import Calls
 from fraudgate.latency.histogram import Distribution
-from fraudgate.latency.recorder import STAGES, TOTALS, Counters, CountersCopy, Recorder
+from fraudgate.latency.recorder import LEVELS, STAGES, TOTALS, Counters, CountersCopy, Recorder
 from fraudgate.limits import MILLISECOND_NS, SECOND_NS
 from fraudgate.ops import grpc_server
 from fraudgate.ops.buckets import Buckets, buckets_of
@@ -79,6 +79,8 @@ class Metrics:
         else:
             yield from grpc_server.of_transactions(counters, stages)
         yield from _counts(counters)
+        for name, value in self._counters.levels().items():
+            yield GaugeMetricFamily(name, LEVELS[name], value=value)
         yield from _recorder_counts(stages)
         yield _stage_seconds(stages)
         yield _loop_stall_seconds(stages["loop_stall"])

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fraudgate.batching.admission import Admission
+from fraudgate.config import Config
 from fraudgate.control.patrol import Patrol
 from fraudgate.editions import Edition, Editions
 from fraudgate.engines.fleet import Fleet, Gate, Loaded
@@ -14,6 +16,7 @@ from fraudgate.errors import EngineRefused, UnknownTransaction
 from fraudgate.features.currency import EXPONENTS
 from fraudgate.features.schema import FeatureSchema
 from fraudgate.features.store import Outcome
+from fraudgate.frontend import callers
 from fraudgate.frontend.door import Door
 from fraudgate.guardrails.decision import Thresholds
 from fraudgate.guardrails.rules import DEFAULT_RULES, RuleSet
@@ -63,7 +66,11 @@ class SimulatedService:
             event_time_ns_max=lambda: 1 << 62,
         )
         self.batcher = WatchedBatcher(world.invariants, GATE_NS, QUEUE_ROWS_MAX)
-        self.door = Door(self.pipeline, self.batcher, self._editions, self.recorder, self.counters, world.clock)
+        defaults = Config()
+        admission = Admission(callers.bounds(defaults, callers.known(defaults)), self.batcher)
+        self.door = Door(
+            self.pipeline, self.batcher, self._editions, self.recorder, self.counters, world.clock, admission
+        )
         self.door.batch_ns = world.costs.full_batch_ns
         self.fleet = Fleet(live, self._serve, world.clock, lambda _event: None)
         self.patrol = Patrol(self.fleet, self.counters)

@@ -54,6 +54,17 @@ pub struct Closed<E> {
     pub idle_ns: i64,
 }
 
+/// What an entry that arrives now would find before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ahead {
+    /// From now until the batch closes that it would join: 0 when it fills it, or under ``Eager``.
+    pub gate_ns: i64,
+    /// Closed batches, and an open one whose gate has passed.
+    pub batches: usize,
+    /// The boundary of the first of them; 0 when there is none.
+    pub closed_ns: i64,
+}
+
 /// Collects entries into batches of at most ``batch_rows_max``.
 #[derive(Debug)]
 pub struct Batcher<E> {
@@ -97,6 +108,31 @@ impl<E> Batcher<E> {
     /// Entries that wait: the open batch and the closed ones not yet polled.
     pub fn rows(&self) -> usize {
         self.rows
+    }
+
+    pub fn batch_rows_max(&self) -> usize {
+        self.batch_rows_max
+    }
+
+    pub fn queue_rows_max(&self) -> usize {
+        self.queue_rows_max
+    }
+
+    /// What an entry stamped ``now_ns`` would find. Changes nothing.
+    pub fn ahead(&self, now_ns: i64) -> Ahead {
+        let now_ns = now_ns.max(self.last_ns);
+        let first = self.closed.front().map(|batch| batch.closed_ns);
+        let left_ns = (!self.open.is_empty()).then(|| self.gate_at_ns - now_ns);
+        let (joined, gate_ns) = match left_ns {
+            Some(left_ns) if left_ns > 0 => (self.open.len(), left_ns),
+            _ => (0, self.gate_ns),
+        };
+        let passed = left_ns.is_some_and(|left_ns| left_ns <= 0);
+        Ahead {
+            gate_ns: if joined + 1 >= self.batch_rows_max || self.policy == Policy::Eager { 0 } else { gate_ns },
+            batches: self.closed.len() + usize::from(passed),
+            closed_ns: first.unwrap_or(if passed { self.gate_at_ns } else { 0 }),
+        }
     }
 
     /// Entries refused because the queue was full.

@@ -5,6 +5,7 @@
 
 use pyo3::prelude::*;
 
+pub mod admission;
 pub mod answer_rows;
 pub mod answers;
 pub mod batcher;
@@ -26,6 +27,7 @@ fn fraudgate_ingress(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     transaction::register(module)?;
     batcher::register(module)?;
+    admission::register(module)?;
     columns::register(module)?;
     answers::register(module)?;
     kernels::register(module)?;

@@ -26,11 +26,16 @@ impl Cells {
 
     /// Count a value; a negative one as 0.
     pub fn record(&self, value: i64) {
+        self.record_many(value, 1);
+    }
+
+    /// Count one value so many times.
+    pub fn record_many(&self, value: i64, count: i64) {
         let cell = index_of(value.max(0));
         // SAFETY: `index_of` is at most `index_of(i64::MAX)`, which `new` found inside the pinned buffer; other threads
         // only read this cell, and aligned 64-bit reads are whole.
         let cell = unsafe { AtomicI64::from_ptr(self.cells.buf_ptr().cast::<i64>().add(cell)) };
-        cell.fetch_add(1, Ordering::Relaxed);
+        cell.fetch_add(count, Ordering::Relaxed);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,17 +13,19 @@ use http::{Method, Request};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::callers::Shown;
 use super::clock::monotonic_ns;
 use super::counts::Counted;
-use super::front::Front;
+use super::front::{Front, Origin};
 use super::guard::{guarded, guarded_task};
 use super::listener::Open;
 use super::message::Messages;
+use super::pause::Pause;
 use super::pulse::{Pulse, check_every};
 use super::request::{self, Rejected, Rpc};
 use super::settings::Settings;
 use super::side::SideCalls;
-use super::socket::{Socket, Transport};
+use super::socket::{Flow, Socket, Transport};
 use super::{many, reply, side, unary};
 
 /// What a connection may have on its way to us that no call has read.
@@ -36,8 +38,8 @@ const SEND_BUFFER_BYTES: usize = 1 << 16;
 /// `open` counts it, `drain` turns true when it is to finish its calls and go.
 pub async fn welcome(open: Open, transport: Transport, mut drain: watch::Receiver<bool>) {
     let front = open.front();
-    let stalled_since_ns = Arc::new(AtomicI64::new(0));
-    let socket = Socket::new(transport, stalled_since_ns.clone());
+    let flow = Arc::<Flow>::default();
+    let socket = Socket::new(transport, flow.clone());
     let patience = Duration::from_nanos(front.settings.handshake_ns_max as u64);
     let handshake = builder(&front.settings).handshake::<_, Bytes>(socket);
     let shaken = tokio::select! {
@@ -49,7 +51,7 @@ pub async fn welcome(open: Open, transport: Transport, mut drain: watch::Receive
         Ok(Err(error)) => count_broken(front, &error),
         Ok(Ok(connection)) => {
             let (front, connection) = (front.clone(), Box::new(connection));
-            tokio::spawn(guarded_task(front, converse(open, connection, drain, stalled_since_ns)));
+            tokio::spawn(guarded_task(front, converse(open, connection, drain, flow)));
         }
     }
 }
@@ -95,23 +97,33 @@ async fn converse(
     open: Open,
     mut connection: Box<Connection<Socket, Bytes>>,
     mut drain: watch::Receiver<bool>,
-    stalled_since_ns: Arc<AtomicI64>,
+    flow: Arc<Flow>,
 ) {
     let front = open.front();
     let mut pulse = Pulse::new(connection.ping_pong());
     let mut checks = pin!(sleep(check_every(&front.settings)));
     let mut drained = pin!(drain.changed());
     let mut draining = false;
-    let side_calls = SideCalls::default();
+    let mut peer = Peer::default();
+    let mut pause = Pause::new(front.settings.refusals_per_second_max, monotonic_ns());
+    let mut resumed = pin!(sleep(Duration::MAX));
+    let mut paused = false;
     loop {
         tokio::select! {
             biased;
             call = connection.accept() => match call {
                 Some(Ok(call)) => {
                     pulse.heard = true;
+                    let (arrived_ns, before) = (monotonic_ns(), peer.refused.load(Ordering::Relaxed));
                     let (calls, ended) = accept_more(&mut connection, call);
                     for (request, respond) in calls {
-                        begin(front, request, respond, &side_calls);
+                        begin(front, request, respond, &mut peer);
+                    }
+                    if let Some(pause) = peer.too_much_refused(front, &mut pause, arrived_ns, before) {
+                        front.counts.count(Counted::ConnectionPaused);
+                        paused = true;
+                        flow.paused.store(true, Ordering::Relaxed);
+                        resumed.as_mut().reset(Instant::now() + pause);
                     }
                     match ended {
                         Some(Some(Err(error))) => return count_broken(front, &error),
@@ -122,13 +134,17 @@ async fn converse(
                 Some(Err(error)) => return count_broken(front, &error), // GOAWAY is sent; to ask again would spin
                 None => return,
             },
+            () = &mut resumed, if paused => {
+                paused = false;
+                flow.paused.store(false, Ordering::Relaxed);
+            }
             _ = &mut drained, if !draining => {
                 draining = true;
                 connection.graceful_shutdown();
             }
             () = &mut checks => {
                 let now_ns = monotonic_ns();
-                if unread(front, &stalled_since_ns, now_ns) || !pulse.alive(now_ns, &front.settings) {
+                if unread(front, &flow, now_ns) || !pulse.alive(now_ns, &front.settings) {
                     front.counts.count(Counted::ConnectionStalled);
                     return; // dropping it closes the socket: who does not read would read no GOAWAY either
                 }
@@ -139,47 +155,77 @@ async fn converse(
 }
 
 /// Whether the peer has left its answers unread for too long.
-fn unread(front: &Front, stalled_since_ns: &AtomicI64, now_ns: i64) -> bool {
-    let stalled_ns = stalled_since_ns.load(Ordering::Relaxed);
+fn unread(front: &Front, flow: &Flow, now_ns: i64) -> bool {
+    let stalled_ns = flow.stalled_since_ns.load(Ordering::Relaxed);
     stalled_ns != 0 && now_ns - stalled_ns >= front.settings.write_stall_ns_max
 }
 
+/// What the calls of one connection have in common.
+#[derive(Default)]
+struct Peer {
+    side_calls: SideCalls,
+    shown: Shown,
+    refused: Arc<AtomicU64>,
+}
+
+impl Peer {
+    /// For how long not to read, where too much was refused. `before`: what was by `arrived_ns`, when the last calls came.
+    fn too_much_refused(&self, front: &Front, pause: &mut Pause, arrived_ns: i64, before: u64) -> Option<Duration> {
+        let refused = self.refused.swap(0, Ordering::Relaxed);
+        if refused == 0 {
+            return None;
+        }
+        let now_ns = monotonic_ns();
+        front.ledger.refused(now_ns - arrived_ns, refused - before);
+        pause.charge(refused, now_ns).map(|until_ns| Duration::from_nanos((until_ns - now_ns) as u64))
+    }
+}
+
 /// A call has come: answer it here, or give it a task.
-fn begin(front: &Arc<Front>, request: Request<RecvStream>, respond: SendResponse<Bytes>, side_calls: &SideCalls) {
-    guarded(front, &mut Some(respond), |respond| dispatch(front, request, respond, side_calls));
+fn begin(front: &Arc<Front>, request: Request<RecvStream>, respond: SendResponse<Bytes>, peer: &mut Peer) {
+    guarded(front, &mut Some(respond), |respond| dispatch(front, request, respond, peer));
 }
 
 fn dispatch(
     front: &Arc<Front>,
     request: Request<RecvStream>,
     respond: &mut Option<SendResponse<Bytes>>,
-    side_calls: &SideCalls,
+    peer: &mut Peer,
 ) {
     let head = match request::parse(&request) {
         Ok(head) => head,
         Err(rejected) => {
             let Some(respond) = respond.take() else { return };
+            peer.refused.fetch_add(1, Ordering::Relaxed);
             return reject(front, request, respond, rejected);
         }
     };
+    let caller = match &head.rpc {
+        Rpc::Side(_) => Ok(0), // health and reflection are for everybody
+        rpc => front.callers.identify(request.headers(), rpc, &mut peer.shown),
+    };
+    let origin = Origin { caller: caller.unwrap_or(0), refused: peer.refused.clone() };
+    if let Err(counted) = caller {
+        return unary::refuse(front, respond, counted, front.refusals.of(counted, 0), &origin);
+    }
     let messages = Messages::new(request.into_body(), head.encoding, &front.settings);
     let deadline_ns = head.timeout_ns.map_or(0, |timeout_ns| monotonic_ns().saturating_add(timeout_ns));
     match head.rpc {
-        Rpc::Score => unary::begin(front, messages, respond, deadline_ns),
+        Rpc::Score => unary::begin(front, messages, respond, deadline_ns, origin),
         Rpc::ScoreBatch => {
-            let call = many::score_batch(front.clone(), messages, respond.take(), deadline_ns);
+            let call = many::score_batch(front.clone(), messages, respond.take(), deadline_ns, origin);
             tokio::spawn(guarded_task(front.clone(), call));
         }
         Rpc::ScoreStream => {
             let Some(respond) = respond.take() else { return };
             tokio::spawn(guarded_task(
                 front.clone(),
-                many::score_stream(front.clone(), messages, respond, deadline_ns),
+                many::score_stream(front.clone(), messages, respond, deadline_ns, origin),
             ));
         }
         Rpc::Side(path) => {
             let Some(respond) = respond.take() else { return };
-            let call = side::serve(front.clone(), path, messages, respond, side_calls.clone(), deadline_ns);
+            let call = side::serve(front.clone(), path, messages, respond, peer.side_calls.clone(), deadline_ns);
             tokio::spawn(guarded_task(front.clone(), call));
         }
     }

@@ -10,6 +10,11 @@ pub enum Counted {
     Deadline,
     Budget,
     QueueFull,
+    Overload,
+    Priority,
+    Fairness,
+    Unauthenticated,
+    NotAllowed,
     Undecodable,
     Invalid,
     Internal,
@@ -27,13 +32,20 @@ pub enum Counted {
     AnswerUnread,
     /// Decisions whose stages do not add up to the time they took.
     LedgerMismatch,
+    /// Times that a connection was not read for a while because too much was refused on it.
+    ConnectionPaused,
 }
 
-const NAMES: [&str; 14] = [
+const NAMES: [&str; 20] = [
     "unavailable",
     "deadline",
     "budget",
     "queue_full",
+    "overload",
+    "priority",
+    "fairness",
+    "unauthenticated",
+    "not_allowed",
     "undecodable",
     "invalid",
     "internal",
@@ -44,6 +56,7 @@ const NAMES: [&str; 14] = [
     "fraudgate_connections_stalled_total",
     "fraudgate_answers_unread_total",
     "fraudgate_ledger_mismatch_total",
+    "fraudgate_connections_paused_total",
 ];
 
 /// Monotonic counts.

@@ -2,13 +2,14 @@
 //! The same rules as `fraudgate.frontend.door`, which is the reference.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc};
 
 use super::bell::Bell;
+use super::callers::Callers;
 use super::clock::monotonic_ns;
 use super::counts::{Counted, Counts};
 use super::deadlines::Deadlines;
@@ -20,6 +21,7 @@ use super::reply::{self, Call};
 use super::results::RowSlot;
 use super::settings::{Refusals, Settings};
 use super::side::Side;
+use crate::admission::{Admission, Bounds, Reason, Verdict};
 use crate::answers::Tails;
 use crate::batcher::{Batcher, Closed, Policy};
 use crate::transaction::Transaction;
@@ -38,16 +40,30 @@ pub struct Entry {
     pub arrival_ns: i64,
     /// Monotonic, 0 = none.
     pub deadline_ns: i64,
+    /// Its number, see `Callers`.
+    pub caller: usize,
     pub reply: Reply,
+}
+
+/// Where a call comes from.
+#[derive(Clone)]
+pub struct Origin {
+    /// Its number, see `Callers`.
+    pub caller: usize,
+    /// What was refused on its connection, and not charged yet.
+    pub refused: Arc<AtomicU64>,
+}
+
+impl Origin {
+    pub fn refused(&self, rows: u64) {
+        self.refused.fetch_add(rows, Ordering::Relaxed);
+    }
 }
 
 /// What the door decides on, behind one lock.
 pub struct Queue {
     pub batcher: Batcher<Entry>,
-    /// Batches that Python has taken and not answered.
-    pub in_flight: usize,
-    /// How long one batch runs, nanoseconds: a moving average.
-    pub batch_ns: i64,
+    pub admission: Admission,
     /// Python has found nothing to take and waits for the bell.
     waiting: bool,
     /// The gate's timer runs, or is about to.
@@ -59,6 +75,7 @@ pub struct Front {
     pub settings: Settings,
     pub refusals: Refusals,
     pub counts: Counts,
+    pub callers: Callers,
     pub bell: Bell,
     pub tails: Mutex<Tails>,
     pub ledger: Ledger,
@@ -70,11 +87,14 @@ pub struct Front {
     pub held: Arc<Held>,
     pub side: Side,
     pub deadlines: Deadlines,
+    /// Unbounded, and never long: what it holds was admitted since the IO thread last looked, and that thread admits.
     pub answered: mpsc::UnboundedSender<Answered>,
     /// Wakes the gate's timer task when a batch was opened while it slept.
     pub gate: Notify,
     /// Set while every new call is refused.
     closed: AtomicBool,
+    /// The last row that asked was refused: the next is asked about before it is decoded.
+    pressed: AtomicBool,
     /// Rung once when streams are to read no further.
     pub streams_end: tokio::sync::watch::Sender<bool>,
     queue: Mutex<Queue>,
@@ -94,9 +114,11 @@ impl Front {
             if settings.eager { Policy::Eager } else { Policy::Fixed },
         )
         .map_err(io::Error::other)?;
-        let queue = Queue { batcher, in_flight: 0, batch_ns: 0, waiting: false, gate_set: false };
+        let admission = Admission::new(bounds(&settings)).ok_or_else(|| io::Error::other("callers do not fit"))?;
+        let queue = Queue { batcher, admission, waiting: false, gate_set: false };
         Ok(Self {
             echo: settings.echo.as_deref().map(reply::framed),
+            callers: Callers::new(&settings.callers, settings.callers_required),
             settings,
             refusals,
             counts: Counts::default(),
@@ -110,6 +132,7 @@ impl Front {
             answered,
             gate: Notify::new(),
             closed: AtomicBool::new(false),
+            pressed: AtomicBool::new(false),
             streams_end: tokio::sync::watch::channel(false).0,
             queue: Mutex::new(queue),
         })
@@ -140,14 +163,15 @@ impl Front {
             let arrival_ns = monotonic_ns();
             for mut entry in entries {
                 entry.arrival_ns = arrival_ns;
-                if let Some((entry, counted)) = self.refused(&mut queue, entry) {
+                if let Some((entry, counted, retry_ns)) = self.refused(&mut queue, entry) {
                     self.counts.count(counted);
-                    refused.push((entry, self.refusal(counted)));
+                    refused.push((entry, self.refusals.of(counted, retry_ns)));
                 }
             }
             ring = self.wants_bell(&mut queue);
             open_gate = self.wants_timer(&mut queue);
         }
+        self.pressed.store(!refused.is_empty(), Ordering::Relaxed);
         if ring {
             self.bell.ring();
         }
@@ -157,31 +181,38 @@ impl Front {
         refused
     }
 
-    /// Admit an entry, or give it back with why not.
-    fn refused(&self, queue: &mut Queue, entry: Entry) -> Option<(Entry, Counted)> {
-        let now_ns = entry.arrival_ns;
-        if self.is_closed() {
-            return Some((entry, Counted::Unavailable));
+    /// Why a row would surely be refused whatever it says, where the last one was: then it need not be decoded.
+    pub fn refuses_unread(&self, deadline_ns: i64, caller: usize) -> Option<(Counted, &Refusal)> {
+        if !self.pressed.load(Ordering::Relaxed) || self.is_closed() {
+            return None;
         }
-        if let Some(counted) = queue.refuses(now_ns, entry.deadline_ns, &self.settings) {
-            return Some((entry, counted));
-        }
-        queue.batcher.add(entry, now_ns).err().map(|entry| (entry, Counted::QueueFull))
+        let mut queue = self.queue();
+        let Queue { batcher, admission, .. } = &mut *queue;
+        let verdict = admission.refuse(batcher, monotonic_ns(), deadline_ns, caller)?;
+        let counted = counted(verdict);
+        Some((counted, self.refusals.of(counted, verdict.retry_ns)))
     }
 
-    fn refusal(&self, counted: Counted) -> &Refusal {
-        match counted {
-            Counted::Unavailable => &self.refusals.draining,
-            Counted::Deadline => &self.refusals.deadline,
-            Counted::Budget => &self.refusals.budget,
-            _ => &self.refusals.queue_full,
+    /// Admit an entry, or give it back with why not, and after how many nanoseconds to try again.
+    fn refused(&self, queue: &mut Queue, entry: Entry) -> Option<(Entry, Counted, i64)> {
+        let (now_ns, caller) = (entry.arrival_ns, entry.caller);
+        if self.is_closed() {
+            return Some((entry, Counted::Unavailable, 0));
         }
+        if let Some(verdict) = queue.admission.refuse(&queue.batcher, now_ns, entry.deadline_ns, caller) {
+            return Some((entry, counted(verdict), verdict.retry_ns));
+        }
+        if let Err(entry) = queue.batcher.add(entry, now_ns) {
+            return Some((entry, Counted::QueueFull, queue.admission.batch_ns()));
+        }
+        queue.admission.admitted(caller);
+        None
     }
 
     /// Whether Python waits and something is there for it; then it is told once.
     fn wants_bell(&self, queue: &mut Queue) -> bool {
         let ready = queue.batcher.next_deadline_ns() == Some(0)
-            || (self.settings.eager && queue.in_flight == 0 && queue.batcher.rows() > 0);
+            || (self.settings.eager && queue.admission.in_flight() == 0 && queue.batcher.rows() > 0);
         let ring = ready && queue.waiting;
         queue.waiting &= !ring;
         ring
@@ -217,7 +248,9 @@ impl Front {
         let mut queue = self.queue();
         let closed = queue.batcher.poll(monotonic_ns(), idle);
         queue.waiting = closed.is_none();
-        queue.in_flight += usize::from(closed.is_some());
+        if let Some(closed) = &closed {
+            queue.admission.taken(closed.closed_ns, closed.entries.iter().map(|entry| entry.caller));
+        }
         let open_gate = self.wants_timer(&mut queue);
         drop(queue);
         if open_gate {
@@ -226,39 +259,28 @@ impl Front {
         closed
     }
 
-    /// A batch was answered `batch_ns` after it was taken.
-    pub fn finished(&self, batch_ns: i64) {
-        let mut queue = self.queue();
-        queue.in_flight -= 1;
-        queue.batch_ns += (batch_ns - queue.batch_ns).div_euclid(8);
+    /// The first batch that was taken is answered.
+    pub fn finished(&self) {
+        self.queue().admission.finished(monotonic_ns());
     }
 }
 
-impl Queue {
-    /// Why a transaction cannot be admitted now.
-    fn refuses(&mut self, now_ns: i64, deadline_ns: i64, settings: &Settings) -> Option<Counted> {
-        let wait_ns = self.wait_ns(now_ns, settings);
-        let counted = if deadline_ns != 0 && deadline_ns < now_ns + wait_ns {
-            Counted::Deadline
-        } else if settings.budget_ns != 0 && wait_ns > settings.budget_ns {
-            Counted::Budget
-        } else {
-            return None;
-        };
-        if self.batcher.rows() == 0 && self.in_flight == 0 {
-            self.batch_ns /= 2; // no batch runs that could correct it: a stall long over would shut the door for good
-        }
-        Some(counted)
+fn bounds(settings: &Settings) -> Bounds {
+    Bounds {
+        budget_ns: settings.budget_ns,
+        allowances_ns: settings.allowances_ns,
+        priorities: settings.callers.iter().map(|caller| caller.priority).collect(),
+        weights: settings.callers.iter().map(|caller| caller.share).collect(),
+        active_ns: settings.active_ns,
     }
+}
 
-    /// Time to the gate, plus the batches ahead, plus one batch.
-    fn wait_ns(&self, now_ns: i64, settings: &Settings) -> i64 {
-        let ahead = self.batcher.rows() / settings.batch_rows_max + self.in_flight;
-        let gate_ns = if settings.eager {
-            0
-        } else {
-            self.batcher.next_deadline_ns().map_or(settings.gate_ns, |gate_at_ns| (gate_at_ns - now_ns).max(0))
-        };
-        gate_ns + (ahead as i64 + 1) * self.batch_ns
+fn counted(verdict: Verdict) -> Counted {
+    match verdict.reason {
+        Reason::Deadline => Counted::Deadline,
+        Reason::Overload => Counted::Overload,
+        Reason::Budget => Counted::Budget,
+        Reason::Priority => Counted::Priority,
+        Reason::Fairness => Counted::Fairness,
     }
 }

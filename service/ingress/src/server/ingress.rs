@@ -51,7 +51,6 @@ pub struct Batch {
     closed_ns: i64,
     #[pyo3(get)]
     idle_ns: i64,
-    taken_ns: i64,
     prefixes: Vec<Option<String>>,
     entries: Mutex<Option<Vec<Entry>>>,
 }
@@ -126,7 +125,6 @@ impl Ingress {
             columns,
             closed_ns: closed.closed_ns,
             idle_ns: closed.idle_ns,
-            taken_ns: monotonic_ns(),
             prefixes,
             entries: Mutex::new(Some(entries)),
         }))
@@ -148,7 +146,7 @@ impl Ingress {
         if rows.len() != entries.len() {
             return Err(PyValueError::new_err(format!("{} answers for {} rows", rows.len(), entries.len())));
         }
-        self.finish(batch, Answered { entries, rows, refusals })
+        self.finish(Answered { entries, rows, refusals })
     }
 
     /// Give a batch up: every row ends INTERNAL.
@@ -156,7 +154,7 @@ impl Ingress {
         let entries = batch.entries()?;
         let refusals = (0..entries.len()).map(|row| (row, self.front.refusals.internal.clone())).collect();
         let rows = vec![AnswerRow::read(&[0; ROW_BYTES]); entries.len()];
-        self.finish(batch, Answered { entries, rows, refusals })
+        self.finish(Answered { entries, rows, refusals })
     }
 
     /// Transactions that wait for a batch or in one.
@@ -168,12 +166,19 @@ impl Ingress {
     /// How long one batch runs, nanoseconds: set by the warm-up, then a moving average.
     #[getter]
     fn batch_ns(&self) -> i64 {
-        self.front.queue().batch_ns
+        self.front.queue().admission.batch_ns()
     }
 
     #[setter]
     fn set_batch_ns(&self, batch_ns: i64) {
-        self.front.queue().batch_ns = batch_ns;
+        self.front.queue().admission.set_batch_ns(batch_ns);
+    }
+
+    /// How long a row that arrives now is expected to wait for its answer, nanoseconds.
+    #[getter]
+    fn wait_ns(&self) -> i64 {
+        let queue = self.front.queue();
+        queue.admission.wait_ns(&queue.batcher, monotonic_ns())
     }
 
     /// Open connections.
@@ -237,8 +242,8 @@ impl Ingress {
 }
 
 impl Ingress {
-    fn finish(&self, batch: &Batch, answered: Answered) -> PyResult<()> {
-        self.front.finished(monotonic_ns() - batch.taken_ns);
+    fn finish(&self, answered: Answered) -> PyResult<()> {
+        self.front.finished();
         let sent = self.front.answered.send(answered);
         sent.map_err(|_| PyRuntimeError::new_err("the front end's thread has ended"))
     }

@@ -17,6 +17,7 @@ pub struct Recorded {
     respond: PyBuffer<i64>,
     whole: PyBuffer<i64>,
     budget_spent: PyBuffer<i64>,
+    refuse: PyBuffer<i64>,
 }
 
 /// Where decisions are settled when their bytes have been handed over.
@@ -24,15 +25,21 @@ pub struct Ledger {
     respond: Cells,
     whole: Cells,
     budget_spent: Cells,
+    refuse: Cells,
     budget_ns: i64,
 }
 
 impl Ledger {
     /// `budget_ns`: of a decision without a deadline; 0 = none.
     pub fn new(recorded: Recorded, budget_ns: i64) -> PyResult<Self> {
-        let Recorded { respond, whole, budget_spent } = recorded;
+        let Recorded { respond, whole, budget_spent, refuse } = recorded;
         let [respond, whole, budget_spent] = [Cells::new(respond)?, Cells::new(whole)?, Cells::new(budget_spent)?];
-        Ok(Self { respond, whole, budget_spent, budget_ns })
+        Ok(Self { respond, whole, budget_spent, refuse: Cells::new(refuse)?, budget_ns })
+    }
+
+    /// Record calls that were refused `refuse_ns` after the wake-up that brought them.
+    pub fn refused(&self, refuse_ns: i64, calls: u64) {
+        self.refuse.record_many(refuse_ns, calls as i64);
     }
 
     /// Record a decision made now whose bytes were handed over at `sent_ns`. False: its stages do not add up.

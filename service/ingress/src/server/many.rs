@@ -10,7 +10,7 @@ use h2::server::SendResponse;
 use super::counts::Counted;
 use super::deadlines::until;
 use super::dispatch;
-use super::front::{Entry, Front, Reply};
+use super::front::{Entry, Front, Origin, Reply};
 use super::message::{Broken, Messages};
 use super::refusal::{Refusal, code};
 use super::reply::{self, Gone};
@@ -25,25 +25,27 @@ pub async fn score_batch(
     mut messages: Messages,
     mut respond: Option<SendResponse<Bytes>>,
     deadline_ns: i64,
+    origin: Origin,
 ) {
     let body = match first_message(&front, &mut messages, deadline_ns).await.and_then(|body| body.ok_or(Broken::Cut)) {
         Ok(body) => body,
-        Err(broken) => return refuse_broken(&front, &mut respond, &broken),
+        Err(broken) => return refuse_broken(&front, &mut respond, &broken, &origin),
     };
     let Ok(batch) = Transaction::decode_batch(&body) else {
-        return refuse(&front, &mut respond, Counted::Undecodable, &front.refusals.undecodable);
+        return refuse(&front, &mut respond, Counted::Undecodable, &front.refusals.undecodable, &origin);
     };
     if !(1..=front.settings.score_batch_rows_max).contains(&batch.rows) {
-        return refuse(&front, &mut respond, Counted::Invalid, &front.refusals.rows);
+        return refuse(&front, &mut respond, Counted::Invalid, &front.refusals.rows, &origin);
     }
     let Some(mut respond) = respond else { return };
     if front.is_closed() {
         front.counts.add(Counted::Unavailable, batch.rows as u64);
+        origin.refused(batch.rows as u64);
         let _ = reply::refuse(&mut respond, &front.refusals.draining);
         return;
     }
     let results = Results::new(true);
-    admit_rows(&front, &results, batch.transactions, deadline_ns);
+    admit_rows(&front, &results, batch.transactions, deadline_ns, &origin);
     let ended = tokio::select! {
         biased;
         ended = all_results(&results, &mut respond) => ended,
@@ -90,25 +92,40 @@ async fn all_results(results: &Results, respond: &mut SendResponse<Bytes>) -> Re
 }
 
 /// Admit rows that came together; a refused row has its result at once.
-fn admit_rows(front: &Front, results: &Arc<Results>, transactions: Vec<Transaction>, deadline_ns: i64) {
+fn admit_rows(
+    front: &Front,
+    results: &Arc<Results>,
+    transactions: Vec<Transaction>,
+    deadline_ns: i64,
+    origin: &Origin,
+) {
     let entries = transactions.into_iter().map(|transaction| Entry {
         transaction,
         arrival_ns: 0,
         deadline_ns,
+        caller: origin.caller,
         reply: Reply::Row(results.open()),
     });
-    for (entry, refusal) in front.admit(entries.collect::<Vec<_>>()) {
+    let refused = front.admit(entries.collect::<Vec<_>>());
+    origin.refused(refused.len() as u64);
+    for (entry, refusal) in refused {
         dispatch::refuse(entry, refusal);
     }
 }
 
 /// One ScoreStream(): results in request order; it reads no further while too many are unanswered.
-pub async fn score_stream(front: Arc<Front>, messages: Messages, mut respond: SendResponse<Bytes>, deadline_ns: i64) {
+pub async fn score_stream(
+    front: Arc<Front>,
+    messages: Messages,
+    mut respond: SendResponse<Bytes>,
+    deadline_ns: i64,
+    origin: Origin,
+) {
     let Ok(mut send) = respond.send_response(reply::head(false), false) else { return };
     let results = Results::new(false);
     let ended = tokio::select! {
         biased;
-        ended = converse(&front, messages, &mut send, &results) => ended,
+        ended = converse(&front, messages, &mut send, &results, &origin) => ended,
         () = until(deadline_ns) => {
             results.abandon();
             Ok(Some(front.refusals.deadline.clone()))
@@ -126,6 +143,7 @@ async fn converse(
     mut messages: Messages,
     send: &mut SendStream<Bytes>,
     results: &Arc<Results>,
+    origin: &Origin,
 ) -> Result<Option<Refusal>, Gone> {
     let mut streams_end = front.streams_end.subscribe(); // one that begins later is refused at its first message
     let (mut reading, mut end) = (true, None);
@@ -142,7 +160,7 @@ async fn converse(
             biased;
             _ = streams_end.changed(), if reading => (reading, end) = (false, Some(front.refusals.draining.clone())),
             message = poll_fn(|cx| messages.poll_next(&front.held, cx)), if reading && unanswered < front.settings.stream_unanswered_max => {
-                match read(front, results, message)? {
+                match read(front, results, message, origin)? {
                     Read::Admitted => (),
                     Read::Ended(refusal) => (reading, end) = (false, refusal),
                 }
@@ -159,10 +177,16 @@ enum Read {
     Ended(Option<Refusal>),
 }
 
-fn read(front: &Front, results: &Arc<Results>, message: Result<Option<Bytes>, Broken>) -> Result<Read, Gone> {
+fn read(
+    front: &Front,
+    results: &Arc<Results>,
+    message: Result<Option<Bytes>, Broken>,
+    origin: &Origin,
+) -> Result<Read, Gone> {
     let broken = |broken| {
         let (counted, refusal) = refusal_of(front, &broken).ok_or(Gone)?;
         front.counts.count(counted);
+        origin.refused(1);
         Ok(Read::Ended(Some(refusal)))
     };
     let body = match message {
@@ -174,7 +198,7 @@ fn read(front: &Front, results: &Arc<Results>, message: Result<Option<Bytes>, Br
         return Ok(Read::Ended(Some(front.refusals.draining.clone())));
     }
     match Transaction::decode_request(&body) {
-        Ok(transaction) => admit_rows(front, results, vec![transaction.unwrap_or_else(Transaction::empty)], 0),
+        Ok(transaction) => admit_rows(front, results, vec![transaction.unwrap_or_else(Transaction::empty)], 0, origin),
         Err(_) => return broken(Broken::Cut),
     }
     Ok(Read::Admitted)

@@ -1,6 +1,7 @@
 //! The server: what accepts, decodes, admits, batches and answers.
 
 mod bell;
+mod callers;
 mod cells;
 mod clock;
 mod connection;
@@ -17,6 +18,7 @@ mod listener;
 mod many;
 mod message;
 mod pages;
+mod pause;
 mod pulse;
 mod refusal;
 mod reply;

@@ -1,6 +1,8 @@
 //! How a call ends without a decision: a gRPC status. The texts and details come from Python, which owns the table of
 //! the contract; only what the transport itself refuses is worded here.
 
+use std::sync::Arc;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use bytes::Bytes;
@@ -18,9 +20,17 @@ pub mod code {
 pub struct Refusal {
     pub code: u32,
     pub message: String,
-    /// An encoded google.rpc.Status; sent as `grpc-status-details-bin` when it has details.
+    /// An encoded google.rpc.Status.
     pub status: Bytes,
-    pub detailed: bool,
+    ready: Arc<Ready>,
+}
+
+/// What ends a call with a status, ready made: refusing must stay cheap when there is much of it.
+#[derive(Debug, PartialEq)]
+struct Ready {
+    trailers: HeaderMap,
+    /// Where nothing came before it.
+    head: HeaderMap,
 }
 
 impl Refusal {
@@ -29,22 +39,34 @@ impl Refusal {
         let mut status = Vec::with_capacity(message.len() + 8);
         prost::encoding::int32::encode(1, &(code as i32), &mut status);
         prost::encoding::string::encode(2, &message.to_owned(), &mut status);
-        Self { code, message: message.to_owned(), status: status.into(), detailed: false }
+        Self::new(code, message.to_owned(), status.into(), false)
+    }
+
+    /// `status` is sent as `grpc-status-details-bin` when it has details.
+    pub fn new(code: u32, message: String, status: Bytes, detailed: bool) -> Self {
+        let mut trailers = HeaderMap::with_capacity(4);
+        trailers.insert("grpc-status", HeaderValue::from(code));
+        if !message.is_empty() {
+            let message = HeaderValue::from_str(&percent_encoded(&message)).expect("percent-encoding is ASCII");
+            trailers.insert("grpc-message", message);
+        }
+        if detailed {
+            let details = HeaderValue::from_str(&STANDARD_NO_PAD.encode(&status)).expect("base64 is ASCII");
+            trailers.insert("grpc-status-details-bin", details);
+        }
+        let mut head = trailers.clone();
+        head.insert("content-type", HeaderValue::from_static("application/grpc"));
+        Self { code, message, status, ready: Arc::new(Ready { trailers, head }) }
+    }
+
+    /// The headers of a call that ends with this status and nothing before it.
+    pub fn head(&self) -> HeaderMap {
+        self.ready.head.clone()
     }
 
     /// The trailers that end a call with this status.
     pub fn trailers(&self) -> HeaderMap {
-        let mut trailers = HeaderMap::with_capacity(3);
-        trailers.insert("grpc-status", HeaderValue::from(self.code));
-        if !self.message.is_empty() {
-            let message = HeaderValue::from_str(&percent_encoded(&self.message)).expect("percent-encoding is ASCII");
-            trailers.insert("grpc-message", message);
-        }
-        if self.detailed {
-            let details = HeaderValue::from_str(&STANDARD_NO_PAD.encode(&self.status)).expect("base64 is ASCII");
-            trailers.insert("grpc-status-details-bin", details);
-        }
-        trailers
+        self.ready.trailers.clone()
     }
 }
 

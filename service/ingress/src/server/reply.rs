@@ -140,8 +140,7 @@ pub async fn write(front: &Front, send: &mut SendStream<Bytes>, mut frame: Bytes
 /// A status alone, in one HEADERS frame.
 pub fn refuse(respond: &mut SendResponse<Bytes>, refusal: &Refusal) -> Result<(), Gone> {
     let mut response = Response::new(());
-    *response.headers_mut() = refusal.trailers();
-    response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+    *response.headers_mut() = refusal.head();
     respond.send_response(response, true)?;
     Ok(())
 }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use pyo3::prelude::*;
 
+use super::counts::Counted;
 use super::refusal::Refusal;
 
 /// Limits and addresses. Times are nanoseconds.
@@ -17,6 +18,15 @@ pub struct Settings {
     pub eager: bool,
     /// 0 = none.
     pub budget_ns: i64,
+    /// The parts of it that rows of high, normal and low priority may use.
+    pub allowances_ns: [i64; 3],
+    /// A caller unheard of for twice as long lends its share.
+    pub active_ns: i64,
+    /// The first is whoever shows no token.
+    pub callers: Vec<Caller>,
+    pub callers_required: bool,
+    /// Of one connection.
+    pub refusals_per_second_max: u32,
     pub message_bytes_max: usize,
     pub score_batch_rows_max: usize,
     pub stream_unanswered_max: usize,
@@ -38,6 +48,16 @@ pub struct Settings {
     pub echo: Option<Vec<u8>>,
 }
 
+/// One caller, see `fraudgate.frontend.callers.Known`.
+#[derive(Clone, FromPyObject)]
+#[pyo3(from_item_all)]
+pub struct Caller {
+    pub token_sha256: Vec<u8>,
+    pub priority: usize,
+    pub share: i64,
+    pub may: u8,
+}
+
 /// PEM texts.
 #[derive(Clone, FromPyObject)]
 #[pyo3(from_item_all)]
@@ -51,8 +71,6 @@ pub struct Tls {
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 pub struct Refusals {
-    pub queue_full: Refusal,
-    pub budget: Refusal,
     pub deadline: Refusal,
     pub draining: Refusal,
     pub internal: Refusal,
@@ -60,6 +78,41 @@ pub struct Refusals {
     pub missing: Refusal,
     /// A ScoreBatch with no row or too many.
     pub rows: Refusal,
+    pub unauthenticated: Refusal,
+    pub not_allowed: Refusal,
+    pub retry_steps_ns: Vec<i64>,
+    pub delayed: Delayed,
+}
+
+/// RESOURCE_EXHAUSTED, by the step of its RetryInfo.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub struct Delayed {
+    pub queue_full: Vec<Refusal>,
+    pub budget: Vec<Refusal>,
+    pub overload: Vec<Refusal>,
+    pub priority: Vec<Refusal>,
+    pub fairness: Vec<Refusal>,
+}
+
+impl Refusals {
+    /// What ends a call that is counted as `counted`, to be tried again after `retry_ns` or a little more.
+    pub fn of(&self, counted: Counted, retry_ns: i64) -> &Refusal {
+        let delayed = match counted {
+            Counted::Unavailable => return &self.draining,
+            Counted::Deadline => return &self.deadline,
+            Counted::Unauthenticated => return &self.unauthenticated,
+            Counted::NotAllowed => return &self.not_allowed,
+            Counted::QueueFull => &self.delayed.queue_full,
+            Counted::Budget => &self.delayed.budget,
+            Counted::Overload => &self.delayed.overload,
+            Counted::Priority => &self.delayed.priority,
+            Counted::Fairness => &self.delayed.fairness,
+            _ => return &self.internal,
+        };
+        let step = self.retry_steps_ns.partition_point(|step_ns| *step_ns < retry_ns);
+        delayed.get(step).or(delayed.last()).unwrap_or(&self.internal)
+    }
 }
 
 /// (code, message, encoded google.rpc.Status, whether that has details)
@@ -68,6 +121,6 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Refusal {
 
     fn extract(form: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
         let (code, message, status, detailed): (u32, String, Vec<u8>, bool) = form.extract()?;
-        Ok(Self { code, message, status: Bytes::from(status), detailed })
+        Ok(Self::new(code, message, Bytes::from(status), detailed))
     }
 }

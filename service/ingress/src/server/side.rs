@@ -35,6 +35,7 @@ pub enum Event {
     Gone(u64),
 }
 
+/// A call's channel is unbounded, and short: Python answers one message at a time, and tells news of health as it comes.
 enum SideReply {
     Message(Bytes),
     End(Option<Refusal>),

@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -25,20 +25,28 @@ const LAST_READS_MAX: usize = 16;
 /// small DATA frames into one buffer instead of flushing for each of them, a system call per answer otherwise.
 pub struct Socket {
     transport: Transport,
-    stalled_since_ns: Arc<AtomicI64>,
+    flow: Arc<Flow>,
+}
+
+/// What a socket and its connection tell each other.
+#[derive(Default)]
+pub struct Flow {
+    /// 0 while no write waits, else the stamp of the first that found the peer's buffer full.
+    pub stalled_since_ns: AtomicI64,
+    /// Nothing is read while this is set. Who clears it polls the connection, and so the socket, again.
+    pub paused: AtomicBool,
 }
 
 impl Socket {
-    /// `stalled_since_ns`: 0 while no write waits, else the stamp of the first that found the peer's buffer full.
-    pub fn new(transport: Transport, stalled_since_ns: Arc<AtomicI64>) -> Self {
-        Self { transport, stalled_since_ns }
+    pub fn new(transport: Transport, flow: Arc<Flow>) -> Self {
+        Self { transport, flow }
     }
 
     fn note<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if polled.is_ready() {
-            self.stalled_since_ns.store(0, Ordering::Relaxed);
-        } else if self.stalled_since_ns.load(Ordering::Relaxed) == 0 {
-            self.stalled_since_ns.store(monotonic_ns(), Ordering::Relaxed);
+            self.flow.stalled_since_ns.store(0, Ordering::Relaxed);
+        } else if self.flow.stalled_since_ns.load(Ordering::Relaxed) == 0 {
+            self.flow.stalled_since_ns.store(monotonic_ns(), Ordering::Relaxed);
         }
         polled
     }
@@ -64,6 +72,9 @@ impl Drop for Socket {
 
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.flow.paused.load(Ordering::Relaxed) {
+            return Poll::Pending;
+        }
         match &mut self.get_mut().transport {
             Transport::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Transport::Unix(stream) => Pin::new(stream).poll_read(cx, buf),

@@ -12,7 +12,7 @@ use h2::server::SendResponse;
 use super::clock::monotonic_ns;
 use super::counts::Counted;
 use super::dispatch;
-use super::front::{Entry, Front, Reply};
+use super::front::{Entry, Front, Origin, Reply};
 use super::guard::guarded_task;
 use super::message::{Broken, Messages};
 use super::refusal::{Refusal, code};
@@ -20,14 +20,20 @@ use super::reply::{self, Call};
 use crate::transaction::Transaction;
 
 /// Take a call whose headers have come. `respond` is emptied when somebody else will answer.
-pub fn begin(front: &Arc<Front>, mut messages: Messages, respond: &mut Option<SendResponse<Bytes>>, deadline_ns: i64) {
+pub fn begin(
+    front: &Arc<Front>,
+    mut messages: Messages,
+    respond: &mut Option<SendResponse<Bytes>>,
+    deadline_ns: i64,
+    origin: Origin,
+) {
     match messages.poll_next(&front.held, &mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(message) => finish(front, message, respond, deadline_ns),
+        Poll::Ready(message) => finish(front, message, respond, deadline_ns, &origin),
         Poll::Pending => {
             let (front, mut respond) = (front.clone(), respond.take());
             tokio::spawn(guarded_task(front.clone(), async move {
                 let message = first_message(&front, &mut messages, deadline_ns).await;
-                finish(&front, message, &mut respond, deadline_ns);
+                finish(&front, message, &mut respond, deadline_ns, &origin);
             }));
         }
     }
@@ -47,19 +53,29 @@ fn finish(
     message: Result<Option<Bytes>, Broken>,
     respond: &mut Option<SendResponse<Bytes>>,
     deadline_ns: i64,
+    origin: &Origin,
 ) {
-    let transaction = match message.and_then(|message| message.ok_or(Broken::Cut)) {
-        Ok(message) => Transaction::decode_request(&message),
-        Err(broken) => return refuse_broken(front, respond, &broken),
+    let message = match message.and_then(|message| message.ok_or(Broken::Cut)) {
+        Ok(message) => message,
+        Err(broken) => return refuse_broken(front, respond, &broken, origin),
     };
-    match transaction {
-        Ok(Some(transaction)) => admit(front, transaction, respond, deadline_ns),
-        Ok(None) => refuse(front, respond, Counted::Invalid, &front.refusals.missing),
-        Err(_) => refuse(front, respond, Counted::Undecodable, &front.refusals.undecodable),
+    if let Some((counted, refusal)) = front.refuses_unread(deadline_ns, origin.caller) {
+        return refuse(front, respond, counted, refusal, origin);
+    }
+    match Transaction::decode_request(&message) {
+        Ok(Some(transaction)) => admit(front, transaction, respond, deadline_ns, origin),
+        Ok(None) => refuse(front, respond, Counted::Invalid, &front.refusals.missing, origin),
+        Err(_) => refuse(front, respond, Counted::Undecodable, &front.refusals.undecodable, origin),
     }
 }
 
-fn admit(front: &Arc<Front>, transaction: Transaction, respond: &mut Option<SendResponse<Bytes>>, deadline_ns: i64) {
+fn admit(
+    front: &Arc<Front>,
+    transaction: Transaction,
+    respond: &mut Option<SendResponse<Bytes>>,
+    deadline_ns: i64,
+    origin: &Origin,
+) {
     let Some(mut respond) = respond.take() else { return };
     if let Some(echo) = &front.echo {
         let _ = reply::answer(front, &mut respond, echo.clone(), false); // Gone: nobody waits
@@ -67,18 +83,21 @@ fn admit(front: &Arc<Front>, transaction: Transaction, respond: &mut Option<Send
     }
     let call = Arc::new(Call::new(respond));
     let watched = (deadline_ns != 0).then(|| Arc::downgrade(&call));
-    let entry = Entry { transaction, arrival_ns: 0, deadline_ns, reply: Reply::Unary(call) };
+    let entry = Entry { transaction, arrival_ns: 0, deadline_ns, caller: origin.caller, reply: Reply::Unary(call) };
     match (front.admit([entry]).pop(), watched) {
-        (Some((entry, refusal)), _) => dispatch::refuse(entry, refusal),
+        (Some((entry, refusal)), _) => {
+            origin.refused(1);
+            dispatch::refuse(entry, refusal);
+        }
         (None, Some(call)) => front.deadlines.watch(deadline_ns, call),
         (None, None) => (),
     }
 }
 
 /// End a call that never became a transaction.
-pub fn refuse_broken(front: &Front, respond: &mut Option<SendResponse<Bytes>>, broken: &Broken) {
+pub fn refuse_broken(front: &Front, respond: &mut Option<SendResponse<Bytes>>, broken: &Broken, origin: &Origin) {
     match refusal_of(front, broken) {
-        Some((counted, refusal)) => refuse(front, respond, counted, &refusal),
+        Some((counted, refusal)) => refuse(front, respond, counted, &refusal, origin),
         None => drop(respond.take()),
     }
 }
@@ -96,13 +115,20 @@ pub fn refusal_of(front: &Front, broken: &Broken) -> Option<(Counted, Refusal)> 
             (Counted::Invalid, Refusal::plain(code::INTERNAL, text))
         }
         Broken::Late => (Counted::Deadline, front.refusals.deadline.clone()),
-        Broken::Crowded => (Counted::QueueFull, front.refusals.queue_full.clone()),
+        Broken::Crowded => (Counted::QueueFull, front.refusals.of(Counted::QueueFull, 0).clone()),
         Broken::Gone => return None,
     })
 }
 
-pub fn refuse(front: &Front, respond: &mut Option<SendResponse<Bytes>>, counted: Counted, refusal: &Refusal) {
+pub fn refuse(
+    front: &Front,
+    respond: &mut Option<SendResponse<Bytes>>,
+    counted: Counted,
+    refusal: &Refusal,
+    origin: &Origin,
+) {
     front.counts.count(counted);
+    origin.refused(1);
     if let Some(mut respond) = respond.take() {
         let _ = reply::refuse(&mut respond, refusal); // Gone: nobody waits
     }

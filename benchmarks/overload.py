@@ -1,0 +1,160 @@
+"""Overload: more calls than there is an engine for, open loop, Poisson and in bursts of ten times the rate.
+
+First an engine of known service time, 2 ms a batch and so 16,000 rows a second, at twice that: what is answered, how
+late, and what is refused, how fast. Then the engine as it is: what a refusal costs beside an echo, and what is left of
+the peak past saturation. Every call carries a deadline of the budget. ``python -m benchmarks.overload [--json]``.
+
+Generator and server share the machine's cores, and the generator comes first: see its own lag beside the latencies.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import native
+from benchmarks.native import Place, Traffic
+from fraudgate import load
+from fraudgate.errors import ConfigError
+from fraudgate.limits import BATCH_ROWS_MAX, BUDGET_NS, SECOND_NS
+from fraudgate.scheduling import prefer_batches
+
+CAPACITY = BATCH_ROWS_MAX * 500.0
+"""Rows a second of ``overload_server``'s engine."""
+SECONDS, ROUNDS, CONNECTIONS = 5.0, 3, 8
+
+
+@dataclass(frozen=True, slots=True)
+class Overloaded:
+    """One run at more than there is room for."""
+
+    goodput: float  # decisions within the budget, a second
+    p99_ms: float  # of decisions
+    refused_p99_ms: float  # of refusals and of what expired, as callers see it
+    refused_share: float
+    lag_p99_ms: float  # of the generator
+    cpu_us_per_call: float  # of the server
+
+
+def press(place: Place, rate: float, arrivals: str, seed: int, seconds: float = SECONDS) -> Overloaded:
+    """One run, open loop; calls may be refused, but none may be lost."""
+    return _run(place, load.Pace(int(seconds * SECOND_NS), rate=rate, arrivals=arrivals, seed=seed))
+
+
+def _run(place: Place, pace: load.Pace) -> Overloaded:
+    destination = load.Destination(place.server.target, CONNECTIONS, timeout_ns=BUDGET_NS)
+    before_ns = native.cpu_ns(place)
+    report = load.Run(destination, pace, place.feed.workload(), native.GRACE_NS).run()
+    used_ns = native.cpu_ns(place) - before_ns
+    place.feed.advance(report.sent)
+    others = set(report.statuses) - {"OK", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
+    if report.lost_calls or others:
+        raise RuntimeError(f"{place.server.name}: lost {report.lost}, statuses {report.statuses}")
+    return Overloaded(
+        goodput=report.decided.at_most(BUDGET_NS) * SECOND_NS / report.sending_ns,
+        p99_ms=report.decided.percentile(99) / 1e6,
+        refused_p99_ms=report.refused.percentile(99) / 1e6,
+        refused_share=report.refused.count / max(report.answered, 1),
+        lag_p99_ms=report.lag.percentile(99) / 1e6,
+        cpu_us_per_call=used_ns / 1_000 / report.answered,
+    )
+
+
+def _ask(place: Place, path: str) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{place.ops}{path}", timeout=5) as answer:
+        text: str = answer.read().decode()
+        return text
+
+
+def expired(place: Place) -> int:
+    """Rows that were decided although they had expired, since the server's start."""
+    found = re.search(r"^fraudgate_expired_reached_engine_total (\S+)", _ask(place, "/metrics"), re.MULTILINE)
+    if found is None:
+        raise RuntimeError("the server does not count what expired")
+    return int(float(found[1]))
+
+
+def refused_p99_ms(place: Place) -> float:
+    """From the server's own stamps: of a call that was refused, from when it was read to its refusal."""
+    stages = {stage["stage"]: stage for stage in json.loads(_ask(place, "/latency"))["stages"]}
+    return float(stages["refuse"]["p99_ns"]) / 1e6
+
+
+def _saturate(place: Place, seconds: float = 2.0) -> Overloaded:
+    """Closed loop: as many calls as it takes."""
+    return _run(place, load.Pace(int(seconds * SECOND_NS), concurrency=native.IN_FLIGHT))
+
+
+def refusal(refusing: Place, echo: Place) -> dict[str, float]:
+    """What a refusal costs, beside an echo: medians of pairs."""
+    for place in (refusing, echo):
+        _saturate(place, 0.5)  # warm; and the queue of the one is full from here on
+    pairs = [(_saturate(refusing).cpu_us_per_call, _saturate(echo).cpu_us_per_call) for _ in range(native.PAIRS)]
+    return {
+        "refusal_cpu_us": round(statistics.median(mine for mine, _ in pairs), 2),
+        "refusal_echo_cpu_us": round(statistics.median(other for _, other in pairs), 2),
+        "refusal_ratio_to_echo": round(statistics.median(mine / other for mine, other in pairs), 3),
+    }
+
+
+def _medians(rounds: Sequence[Overloaded], prefix: str) -> dict[str, float]:
+    names = ("goodput", "p99_ms", "refused_p99_ms", "refused_share", "lag_p99_ms", "cpu_us_per_call")
+    medians = {name: statistics.median(getattr(each, name) for each in rounds) for name in names}
+    return {f"{prefix}_{name}": round(value, 3) for name, value in medians.items()}
+
+
+def known(place: Place) -> dict[str, float]:
+    """Twice the capacity of the engine of known service time."""
+    press(place, 2 * CAPACITY, "poisson", 0, 1.0)  # warm
+    found: dict[str, float] = {}
+    for arrivals, prefix in (("poisson", "overload"), ("burst", "overload_burst")):
+        found |= _medians([press(place, 2 * CAPACITY, arrivals, seed) for seed in range(1, ROUNDS + 1)], prefix)
+    return found | {"overload_refuse_p99_ms": refused_p99_ms(place), "expired_reached_engine": expired(place)}
+
+
+def real(place: Place) -> dict[str, float]:
+    """The engine as it is: the peak, and what is left of it past saturation."""
+    _saturate(place)  # warm
+    peak = statistics.median(_saturate(place).goodput for _ in range(ROUNDS))
+    found: dict[str, float] = {"overload_real_peak": round(peak)}
+    for times, prefix in ((1.2, "overload_real_1_2x"), (2.0, "overload_real_2x")):
+        found |= _medians([press(place, times * peak, "poisson", seed) for seed in range(1, ROUNDS + 1)], prefix)
+        found[f"{prefix}_share_of_peak"] = round(found[f"{prefix}_goodput"] / peak, 3)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    args = parser.parse_args()
+    results = figures()
+    print(json.dumps(results) if args.json else "\n".join(f"{key:34} {value:>12,}" for key, value in results.items()))
+
+
+def figures() -> dict[str, float]:
+    """The figures of the results file. Nothing where the wheel fraudgate-ingress is not installed."""
+    try:
+        load.native()
+    except ConfigError as error:
+        print(f"  overload: skipped, {error}", file=sys.stderr)
+        return {}
+    prefer_batches()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        made = Traffic(folder)
+        with native.service(folder, made, "native", module="benchmarks.overload_server") as slow:
+            found = known(slow)
+        with native.echo(made, "refuse") as refusing, native.echo(made) as echo:
+            found |= refusal(refusing, echo)
+        with native.service(folder, made, "native") as service:
+            return found | real(service)
+
+
+if __name__ == "__main__":
+    main()
