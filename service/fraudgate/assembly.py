@@ -100,10 +100,8 @@ def assemble(config: Config, say: Say) -> Parts:
     if log is not None:
         editions.tell(partial(note_edition, Path(config.log.dir), log.run))
     drift = load_drift(config, schema, loaded, say)
-    large = engines.large(monotonic_ns)
     ladder = load_ladder(config, schema, counters, say)
-    if large is not None:
-        large.tier.breaker = ladder.large
+    large = engines.large(monotonic_ns, ladder.large)
     future_ns = config.event_time.future_max_seconds * SECOND_NS
     pipeline = Pipeline(
         live=_live(loaded, (large.tier,) if large is not None else (), rules),

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from fraudgate.breaker import Breaker
 from fraudgate.clock import Clock
 from fraudgate.config import Config
 from fraudgate.drift.reference import Reference
@@ -86,7 +87,7 @@ class Engines:
             raise EngineRefused(f"{manifest.name}/{manifest.version} changed while it was checked: publish it anew")
         return [f"{result.check}: {result.detail}" for result in verdict.results]
 
-    def large(self, clock: Clock) -> Large | None:
+    def large(self, clock: Clock, breaker: Breaker) -> Large | None:
         """The large engine and its route, where one is configured. Raises EngineRefused."""
         tier = self._config.tier
         if not tier.name:
@@ -95,7 +96,7 @@ class Engines:
             loaded = self.load(tier.name, tier.version)
         except EngineRefused as refused:
             raise EngineRefused(f"[tier] {refused}") from refused
-        return Large(loaded, Tier(loaded.member, tier.low, tier.high, tier.wait_ns_max, clock))
+        return Large(loaded, Tier(loaded.member, tier.low, tier.high, tier.wait_ns_max, clock, breaker=breaker))
 
     def bounds(self) -> Bounds:
         """What ends a trial."""
