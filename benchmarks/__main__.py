@@ -26,6 +26,7 @@ BENCHMARKS = (
     "features",
     "rules",
     "engine",
+    "precision",
     "recorder",
     "batch_log",
 )
@@ -58,6 +59,8 @@ GOALS = {
     "inference_ratio_to_xgboost": ("<=", 0.25),
     "sabotaged_caught": (">=", 54.0),
     "simulate_us_per_call": ("<=", 30.0),
+    "int8_ratio_to_fp32": ("<=", 1.05),
+    "int8_speedup_width_512": (">=", 1.9),
     "swap_p99_delta_ms": ("<=", 1.0),
     "swap_errors": ("<=", 0.0),
     "rollback_ms": ("<=", 1_000.0),

@@ -13,7 +13,7 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper
 
-from fraudgate.engines.onnxruntime import PROVIDERS, session_options
+from fraudgate.engines.onnxruntime import PROVIDERS, run_options, session_options
 from fraudgate.limits import BATCH_ROWS_MAX
 from fraudgate.transaction import Float64
 
@@ -54,7 +54,7 @@ def session(rows: Float64) -> Callable[[], object]:
     binding.bind_cpu_input("features", rows[:BATCH_ROWS_MAX].astype(np.float32))
     for output in trees.get_outputs():
         binding.bind_output(output.name)
-    return partial(trees._sess.run_with_iobinding, binding._iobinding, None)
+    return partial(trees._sess.run_with_iobinding, binding._iobinding, run_options("cpu"))
 
 
 def _attributes(rows: Float64) -> dict[str, Any]:

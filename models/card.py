@@ -13,6 +13,7 @@ from models.protocol import FOLD_STARTS, TRAIN_START, Quality, Split
 from models.ramps import ramp_layer
 from models.recipe import Recipe
 from models.served import Comparison
+from models.sources import HISTORY_SUFFIX
 from models.thresholds import DECLINE_PRECISION, REVIEW_PRECISION, flips
 
 TRIED = Path(__file__).parent / "tried.json"
@@ -43,7 +44,7 @@ def render(facts: Facts) -> str:
         _about(facts),
         _test_week(facts),
         _validation(facts),
-        _tried(facts.manifest.name),
+        _tried(facts.manifest.name.removesuffix(HISTORY_SUFFIX)),
         _decisions(facts),
         _int8(facts),
     ]
@@ -59,11 +60,11 @@ def test_week_table(manifest: Manifest) -> str:
 def _about(facts: Facts) -> str:
     manifest, week, recipe = facts.manifest, facts.week, facts.recipe
     first, later = recipe.hidden[0], "".join(f"{width} ReLU -> " for width in recipe.hidden[1:])
-    teacher, distillation, rounding = recipe.teacher, recipe.distillation, recipe.rounding
+    rounding = recipe.rounding
     return f"""# Model `{manifest.name}`
 
 The probability that a card payment is a fraud, from the fifteen features of the `handbook` schema. Trained on
-{SOURCES[manifest.name]}.
+{SOURCES[manifest.name.removesuffix(HISTORY_SUFFIX)]}.
 Neither is real traffic: before it decides about real payments, train it on yours.
 
 * Labels of the days from {facts.train_from} to the end of the week that begins on {week.start}:
@@ -71,10 +72,7 @@ Neither is real traffic: before it decides about real payments, train it on your
 * Features replayed through the feature store, so they are those that serving gathers.
 * {len(ramp_layer(recipe.ramps).bias)} fixed ramps -> {first} ReLU in INT8 -> {later}1 logit -> probability.
   Ramps, later layers and sigmoid are in float.
-* Teacher: {teacher.forests} x boosted trees ({teacher.forest_share:.0%} of the answer) and {teacher.networks} x a
-  network of {"-".join(map(str, teacher.hidden))}, fitted {teacher.groups} times, each time without a group of customers
-  that the rest then answers for.
-* Student: label's share of the loss {distillation.alpha}, temperature {distillation.temperature}, {_delay_week(facts)}.
+{_teaching(facts)}
 * {recipe.epochs} epochs of AdamW, learning rate {recipe.learning_rate}, weight decay {recipe.weight_decay},
   batches of {recipe.batch_rows} rows, seed {facts.chosen.seed}.
 * Then {rounding.epochs} epochs at {rounding.learning_rate} with the first layer rounded, to its own
@@ -82,12 +80,22 @@ Neither is real traffic: before it decides about real payments, train it on your
 * Made by `{manifest.command}`."""
 
 
+def _teaching(facts: Facts) -> str:
+    teacher, distillation = facts.recipe.teacher, facts.recipe.distillation
+    if not distillation.taught:
+        return "* Fitted to labels alone: a teacher that is no better than its student has nothing to add."
+    hidden, share = "-".join(map(str, teacher.hidden)), f"{teacher.forest_share:.0%}"
+    return f"""\
+* Teacher: {teacher.forests} x boosted trees ({share} of the answer) and {teacher.networks} x a network of {hidden},
+  fitted {teacher.groups} times, each time without a group of customers that the rest then answers for.
+* Student: label's share of the loss {distillation.alpha}, temperature {distillation.temperature},
+  {_delay_week(facts)}."""
+
+
 def _delay_week(facts: Facts) -> str:
     if not facts.recipe.distillation.delay_week:
         return "train rows alone"
-    return (
-        f"and the teacher's answers alone for the {len(facts.week.delay):,} rows of\n  the delay week, without labels"
-    )
+    return f"and the teacher's answers alone for the {len(facts.week.delay):,} rows of the delay week, without labels"
 
 
 def _test_week(facts: Facts) -> str:

@@ -23,7 +23,7 @@ class Chosen(NamedTuple):
 
     seed: int
     validation: list[list[Quality]]  # [seeds][folds], INT8 as served
-    versions: dict[str, list[Quality]]  # [folds], of teacher and student, rounded in either way or not
+    versions: dict[str, list[Quality]]  # [folds], of teacher, if any, and student, rounded in either way or not
     calibration: Calibration
     thresholds: Thresholds
     caught: list[Caught]  # what the thresholds do on the folds
@@ -35,7 +35,7 @@ def choose(weeks: Sequence[Split], seeds: int, recipe: Recipe, wanted: Quality) 
     The seed of the best mean average precision among those whose means reach ``wanted`` in everything; where none
     does, among all.
     """
-    lessons = [lesson_of(week, recipe) for week in weeks]
+    lessons = [lesson_if_taught(week, recipe) for week in weeks]
     fitted = [distil(week, lesson, range(seeds), recipe) for week, lesson in zip(weeks, lessons, strict=True)]
     validation = [
         [week.measure(score(students[seed].rounded, week.test)) for students, week in zip(fitted, weeks, strict=True)]
@@ -47,14 +47,18 @@ def choose(weeks: Sequence[Split], seeds: int, recipe: Recipe, wanted: Quality) 
     for tried, mean in enumerate(means):
         print(f"seed {tried}, mean of the folds: {_named(mean)}{'  <- chosen' if tried == seed else ''}", flush=True)
     students = [found[seed] for found in fitted]
-    versions = {"teacher": [week.measure(lesson.test) for week, lesson in zip(weeks, lessons, strict=True)]}
-    versions |= _versions(weeks, students)
+    versions = _of_teachers(weeks, lessons) | _versions(weeks, students)
     calibration, thresholds, taken = _decisions(weeks, [student.rounded for student in students])
     return Chosen(seed, validation, versions, calibration, thresholds, taken)
 
 
 def _named(quality: Quality) -> str:
     return ", ".join(f"{name} {value:.4f}" for name, value in quality._asdict().items())
+
+
+def lesson_if_taught(week: Split, recipe: Recipe) -> Lesson | None:
+    """The lesson of ``week``, or none where the recipe fits to labels alone."""
+    return lesson_of(week, recipe) if recipe.distillation.taught else None
 
 
 def lesson_of(week: Split, recipe: Recipe) -> Lesson:
@@ -66,6 +70,11 @@ def lesson_of(week: Split, recipe: Recipe) -> Lesson:
 def score(network: Network, features: Float32) -> Float32:
     """Scores [n] of float32 ``features`` [n, F], in INT8 as served."""
     return served.score(export(network, "int8"), "int8", features)
+
+
+def _of_teachers(weeks: Sequence[Split], lessons: Sequence[Lesson | None]) -> dict[str, list[Quality]]:
+    found = [week.measure(lesson.test) for week, lesson in zip(weeks, lessons, strict=True) if lesson is not None]
+    return {"teacher": found} if found else {}
 
 
 def _versions(weeks: Iterable[Split], students: Iterable[Student]) -> dict[str, list[Quality]]:

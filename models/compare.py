@@ -15,7 +15,7 @@ from xgboost import XGBClassifier
 from models.choice import lesson_of
 from models.distil import fit_students
 from models.protocol import Quality, Split, folds
-from models.ramps import RampPlan, ramp_layer
+from models.ramps import FINE, SPARSE, RampPlan, ramp_layer
 from models.recipe import Distillation, Recipe
 from models.sources import DATASETS, add_arguments, load
 from models.teacher import Lesson
@@ -34,7 +34,9 @@ CANDIDATES = {
     "12 epochs": Recipe(epochs=12),
     "40 epochs": Recipe(epochs=40),
     "weight decay 0.3": Recipe(weight_decay=0.3),
-    "no ramps on the own mean": Recipe(ramps=RampPlan(own_mean_step=0)),
+    "no ramps on the own mean": Recipe(ramps=RampPlan(ratios=())),
+    "fine ramps, with rising means and risks": Recipe(ramps=FINE),
+    "sparse ramps, 40-16": Recipe(hidden=(40, 16), ramps=SPARSE),
 }
 
 

@@ -21,14 +21,14 @@ class Student(NamedTuple):
     rounded: Network  # trained on with its first layer rounded: what is served
 
 
-def fit_students(week: Split, lesson: Lesson, seeds: Iterable[int], recipe: Recipe) -> list[Network]:
-    """Fit a student per seed on ``week``, whose teacher answered with ``lesson``, in float."""
+def fit_students(week: Split, lesson: Lesson | None, seeds: Iterable[int], recipe: Recipe) -> list[Network]:
+    """Fit a student per seed on ``week``, whose teacher, if any, answered with ``lesson``, in float."""
     features, targets = student_rows(week, lesson, recipe.distillation)
     members = [Member(seed, np.arange(len(features))) for seed in seeds]
     return fit(ramp_layer(recipe.ramps), features, targets, members, recipe)
 
 
-def distil(week: Split, lesson: Lesson, seeds: Iterable[int], recipe: Recipe) -> list[Student]:
+def distil(week: Split, lesson: Lesson | None, seeds: Iterable[int], recipe: Recipe) -> list[Student]:
     """The same, and each student trained on with its first layer rounded."""
     seeds = list(seeds)
     features, _ = student_rows(week, lesson, recipe.distillation)

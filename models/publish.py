@@ -15,7 +15,7 @@ from fraudgate.engines import golden, probes
 from fraudgate.engines.onnxruntime import OnnxEngine
 from fraudgate.engines.repository import DRIFT, GOLDEN, MANIFEST, MODEL, Manifest, publish
 from fraudgate.errors import EngineRefused, FraudgateError
-from models.sources import DATASETS
+from models.sources import DATASETS, HISTORY_SUFFIX
 
 DRAFTS = Path("run/models")
 REPOSITORY = Path(__file__).parent / "repository"
@@ -68,7 +68,7 @@ def main() -> int:
     parser.add_argument("--drafts", type=Path, default=DRAFTS, metavar="DIR")
     args = parser.parse_args()
     try:
-        draft = args.drafts / (args.dataset + "-history" * args.history)
+        draft = args.drafts / (args.dataset + HISTORY_SUFFIX * args.history)
         print(f"published {publish_draft(draft, args.version)}")
     except FraudgateError as error:
         print(error, file=sys.stderr)

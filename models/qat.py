@@ -40,7 +40,7 @@ QUANTISERS: dict[str, Any] = {
     ],
     "algorithm": "max",
 }
-QUIET_SLOPE = 0.002
+QUIET_SLOPE = 0.0003
 LOSS_SCALE = 10.0  # Adam's step hardly depends on it; it keeps gradients clear of Adam's epsilon
 
 

@@ -31,7 +31,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fraudgate.engines.repository import Precision
 from fraudgate.limits import BATCH_ROWS_MAX
-from fraudgate.transaction import Float32
+from fraudgate.transaction import Float32, Float64
 from models.network import Network
 
 INPUT, OUTPUT = "features", "score"
@@ -71,24 +71,23 @@ def export(network: Network, precision: Precision, steps: Sequence[float] = ()) 
         "Gemm", "ramps", INPUT, *graph.constants(ramp_weight=network.ramps.weight, ramp_bias=network.ramps.bias)
     )
     active = graph.node("Clip", "clipped", ramps, *graph.constants(zero=np.float32(0), one=np.float32(1)))
-    first = 0
-    if precision == "int8":
-        active, first = graph.rounded("ramps", active, RAMP_STEP), len(steps)
-        for layer, (step_in, step) in enumerate(pairwise([RAMP_STEP, *map(np.float32, steps)])):
-            active = _rounded_layer(graph, network, layer, active, step_in, step)
-        weight = graph.integers(f"weight_{first}", *quantise(network.weights[first], _range(network, first)))
-    else:
-        (weight,) = graph.constants(weight_0=network.weights[0])
+    if precision == "fp32":
+        return _float_layers(graph, network, 0, active, network.biases[0])
+    active, first = graph.rounded("ramps", active, RAMP_STEP), len(steps)
+    for layer, (step_in, step) in enumerate(pairwise([RAMP_STEP, *map(np.float32, steps)])):
+        active = _rounded_layer(graph, network, layer, active, step_in, step)
+    weight = graph.integers(f"weight_{first}", *quantise(network.weights[first], _range(network, first)))
     sums = graph.node("Gemm", f"sums_{first}", active, weight)
-    active = graph.node("Max", f"active_{first}", sums, *graph.constants(floor=-network.biases[first]))
-    return _float_layers(graph, network, first, active)
-
-
-def _float_layers(graph: "_Graph", network: Network, first: int, active: str) -> bytes:
-    """Everything after hidden layer ``first``, whose units are in ``active``, less their bias."""
+    floor = np.tile(-network.biases[first], (BATCH_ROWS_MAX, 1))  # of the sums' shape: repeating a row costs more
+    active = graph.node("Max", f"active_{first}", sums, *graph.constants(floor=floor))
     left_over = network.biases[first].astype(np.float64) @ network.weights[first + 1]
-    bias = np.asarray(network.biases[first + 1] + left_over, np.float32)
-    for layer in range(first + 1, len(network.weights) - 1):
+    return _float_layers(graph, network, first + 1, active, network.biases[first + 1] + left_over)
+
+
+def _float_layers(graph: "_Graph", network: Network, first: int, active: str, first_bias: Float32 | Float64) -> bytes:
+    """Layer ``first``, whose inputs are ``active`` and whose bias is ``first_bias``, and everything after it."""
+    bias = np.asarray(first_bias, np.float32)
+    for layer in range(first, len(network.weights) - 1):
         constants = {f"weight_{layer}": network.weights[layer], f"bias_{layer}": bias}
         sums = graph.node("Gemm", f"sums_{layer}", active, *graph.constants(**constants))
         active = graph.node("Relu", f"active_{layer}", sums)

@@ -2,10 +2,12 @@
 
 A ramp says how far a value has come on its way from ``low`` to ``high``. A row of neighbouring ramps bends a feature at
 their ends, as a tree would cut it, and each lies in 0..1: an 8-bit step is the same everywhere, and no calibration data
-are needed to know the range. The ramps that matter most are those of the amount against q times the customer's own
-mean: "is this payment over q times what this customer spends" is not linear in the features, for each q it is.
+are needed to know the range. The ramps that matter most are those of one value against q times another. "Is this
+payment over q times what this customer spends" is not linear in the features, for each q it is; and a customer whose
+mean of the last week or day is over q times that of the month has been spending like somebody else.
 """
 
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -15,37 +17,70 @@ from fraudgate.transaction import Float32
 from models.dataset import SCHEMA
 
 AMOUNT = "TX_AMOUNT"
-OWN_MEANS = ("CUSTOMER_ID_AVG_AMOUNT_7DAY_WINDOW", "CUSTOMER_ID_AVG_AMOUNT_30DAY_WINDOW")
-OWN_MEAN_EDGE = 10.0  # major units to either side of q times the mean
+DAY_MEAN, WEEK_MEAN, MONTH_MEAN = (f"CUSTOMER_ID_AVG_AMOUNT_{days}DAY_WINDOW" for days in (1, 7, 30))
+DAY_RISK, WEEK_RISK, MONTH_RISK = (f"TERMINAL_ID_RISK_{days}DAY_WINDOW" for days in (1, 7, 30))
 RISK = (0.0, 0.1, 0.25, 0.5, 1.0)
+OWN_MEAN_FACTORS = tuple(np.arange(1.5, 7.51, 0.5).tolist())
 MEAN = (0.0, 10.0, 25.0, 50.0, 75.0, 100.0, 150.0)
 
 KNOTS = {
     AMOUNT: (0.0, 10.0, 25.0, 50.0, 75.0, 100.0, 140.0, 180.0, 210.0, 220.0, 230.0, 300.0, 600.0),
     "CUSTOMER_ID_NB_TX_1DAY_WINDOW": (1.0, 8.0),
-    "CUSTOMER_ID_AVG_AMOUNT_1DAY_WINDOW": MEAN,
+    DAY_MEAN: MEAN,
     "CUSTOMER_ID_NB_TX_7DAY_WINDOW": (1.0, 25.0),
-    "CUSTOMER_ID_AVG_AMOUNT_7DAY_WINDOW": MEAN,
+    WEEK_MEAN: MEAN,
     "CUSTOMER_ID_NB_TX_30DAY_WINDOW": (1.0, 110.0),
-    "CUSTOMER_ID_AVG_AMOUNT_30DAY_WINDOW": MEAN,
+    MONTH_MEAN: MEAN,
     "TERMINAL_ID_NB_TX_1DAY_WINDOW": (0.0, 4.0),
-    "TERMINAL_ID_RISK_1DAY_WINDOW": RISK,
+    DAY_RISK: RISK,
     "TERMINAL_ID_NB_TX_7DAY_WINDOW": (0.0, 16.0),
-    "TERMINAL_ID_RISK_7DAY_WINDOW": RISK,
+    WEEK_RISK: RISK,
     "TERMINAL_ID_NB_TX_30DAY_WINDOW": (0.0, 60.0),
-    "TERMINAL_ID_RISK_30DAY_WINDOW": RISK,
+    MONTH_RISK: RISK,
 }
 """Feature -> the ends of its neighbouring ramps."""
-CALENDAR = {"TX_DURING_WEEKEND": (0.0, 1.0), "TX_DURING_NIGHT": (0.0, 1.0)}
+
+
+class Ratio(NamedTuple):
+    """Ramps of ``value`` - q x ``base`` from ``edge`` under zero to ``edge`` over it, one for each q."""
+
+    value: str
+    base: str
+    factors: tuple[float, ...]  # q
+    edge: float
+
+
+OWN_WEEK = Ratio(AMOUNT, WEEK_MEAN, OWN_MEAN_FACTORS, 10.0)
+OWN_MONTH = Ratio(AMOUNT, MONTH_MEAN, OWN_MEAN_FACTORS, 10.0)
+"""Is this payment large for this customer?"""
+RISING_MEAN = (
+    Ratio(WEEK_MEAN, MONTH_MEAN, (0.8, 1.0, 1.2, 1.5, 2.0), 8.0),
+    Ratio(DAY_MEAN, MONTH_MEAN, (0.7, 1.0, 1.5, 2.0, 3.0), 8.0),
+)
+"""Have this customer's payments grown of late?"""
+RISING_RISK = (
+    Ratio(WEEK_RISK, MONTH_RISK, (0.5, 1.0, 1.5, 2.0, 3.0), 0.1),
+    Ratio(DAY_RISK, WEEK_RISK, (0.5, 1.0, 1.5, 2.0), 0.1),
+)
+"""Have this terminal's frauds begun of late?"""
 
 
 class RampPlan(NamedTuple):
     """Which ramps a recipe asks for."""
 
-    own_mean_first: float = 1.5  # the smallest q
-    own_mean_last: float = 7.5
-    own_mean_step: float = 0.5  # 0: no ramps against the own mean
-    calendar: bool = False
+    knots: Mapping[str, tuple[float, ...]] = KNOTS
+    ratios: tuple[Ratio, ...] = (OWN_WEEK, OWN_MONTH)
+
+
+FINE = RampPlan(ratios=(OWN_WEEK, OWN_MONTH, *RISING_MEAN, *RISING_RISK))
+"""Where there are many days to learn from."""
+SPARSE = RampPlan(
+    knots=KNOTS
+    | {AMOUNT: (0.0, *KNOTS[AMOUNT][2:])}
+    | dict.fromkeys((DAY_MEAN, WEEK_MEAN, MONTH_MEAN), (0.0, 25.0, 50.0, 75.0, 100.0)),
+    ratios=(OWN_MONTH, *RISING_MEAN),
+)
+"""64 ramps, for a small network."""
 
 
 class RampLayer(NamedTuple):
@@ -61,10 +96,9 @@ class RampLayer(NamedTuple):
 
 def ramp_layer(plan: RampPlan) -> RampLayer:
     """The layer over the features of SCHEMA, in their order."""
-    knots = KNOTS | (CALENDAR if plan.calendar else {})
-    ramps = [({name: 1.0}, low, high) for name, ends in knots.items() for low, high in pairwise(ends)]
-    for mean in OWN_MEANS:
-        ramps += [({AMOUNT: 1.0, mean: -q}, -OWN_MEAN_EDGE, OWN_MEAN_EDGE) for q in _own_mean_factors(plan)]
+    ramps = [({name: 1.0}, low, high) for name, ends in plan.knots.items() for low, high in pairwise(ends)]
+    for value, base, factors, edge in plan.ratios:
+        ramps += [({value: 1.0, base: -q}, -edge, edge) for q in factors]
     weight = np.zeros((len(SCHEMA.names), len(ramps)))
     bias = np.zeros(len(ramps))
     for unit, (terms, low, high) in enumerate(ramps):
@@ -72,10 +106,3 @@ def ramp_layer(plan: RampPlan) -> RampLayer:
         for name, factor in terms.items():
             weight[SCHEMA.names.index(name), unit] = factor / (high - low)
     return RampLayer(weight.astype(np.float32), bias.astype(np.float32))
-
-
-def _own_mean_factors(plan: RampPlan) -> list[float]:
-    if plan.own_mean_step == 0:
-        return []
-    count = round((plan.own_mean_last - plan.own_mean_first) / plan.own_mean_step) + 1
-    return [plan.own_mean_first + plan.own_mean_step * i for i in range(count)]

@@ -25,6 +25,14 @@ class Distillation(NamedTuple):
     temperature: float = 1.0  # both logits are divided by it before they are compared
     delay_week: bool = True  # fit on the teacher's answers for the delay week too, whose labels are unknown
 
+    @property
+    def taught(self) -> bool:
+        """Whether a teacher has any say."""
+        return self.alpha < 1 or self.delay_week
+
+
+LABELS_ALONE = Distillation(alpha=1.0, delay_week=False)
+
 
 class Rounding(NamedTuple):
     """How a fitted network is trained on with its first layer rounded."""

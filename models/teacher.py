@@ -55,8 +55,13 @@ def teach(week: Split, recipe: Recipe) -> Lesson:
     return Lesson(*(share * tree + (1 - share) * net for tree, net in zip(trees, nets, strict=True)))
 
 
-def student_rows(week: Split, lesson: Lesson, distillation: Distillation) -> tuple[Float32, Targets]:
-    """The features [n, F] that a student is fitted on, and its targets: the train rows, then the delay week's."""
+def student_rows(week: Split, lesson: Lesson | None, distillation: Distillation) -> tuple[Float32, Targets]:
+    """The features [n, F] that a student is fitted on, and its targets: the train rows, then the delay week's.
+
+    Without a lesson: the train rows and their labels.
+    """
+    if lesson is None:
+        return week.train, labels_alone(week.train_fraud)
     known = len(week.train)
     unknown = len(week.delay) if distillation.delay_week else 0
     alpha = np.concatenate([np.full(known, distillation.alpha), np.zeros(unknown)]).astype(np.float32)

@@ -17,7 +17,7 @@ from models.dataset import SCHEMA, Dataset, day_number, replay
 from models.network import Network
 from models.protocol import FOLD_STARTS, HISTORY_START, split
 from models.quantise import STEPS_MAX, export, quantise
-from models.ramps import AMOUNT, KNOTS, OWN_MEANS, RampPlan, ramp_layer
+from models.ramps import AMOUNT, KNOTS, MONTH_MEAN, WEEK_MEAN, RampPlan, Ratio, ramp_layer
 from models.thresholds import caught, choose_thresholds, flips
 
 SHAPES = ((64,), (64, 32), (32, 16, 8))
@@ -51,14 +51,15 @@ def test_replay_gathers_what_columns_at_once_give() -> None:
 
 
 def test_ramps_are_the_clipped_lines_that_the_knots_say(features: np.ndarray) -> None:
-    plan = RampPlan(own_mean_first=2.0, own_mean_last=3.0, own_mean_step=0.5)
+    pairs = ((AMOUNT, WEEK_MEAN), (AMOUNT, MONTH_MEAN), (WEEK_MEAN, MONTH_MEAN))
+    plan = RampPlan(ratios=tuple(Ratio(*pair, (2.0, 2.5, 3.0), 10.0) for pair in pairs))
     found = ramp_layer(plan)(features)
     wide = dict(zip(SCHEMA.names, features.astype(np.float64).T, strict=True))
     expected = [
         np.clip((wide[name] - low) / (high - low), 0, 1) for name, ends in KNOTS.items() for low, high in pairwise(ends)
     ]
     expected += [
-        np.clip((wide[AMOUNT] - q * wide[mean] + 10) / 20, 0, 1) for mean in OWN_MEANS for q in (2.0, 2.5, 3.0)
+        np.clip((wide[value] - q * wide[base] + 10) / 20, 0, 1) for value, base in pairs for q in (2.0, 2.5, 3.0)
     ]
     np.testing.assert_allclose(found, np.column_stack(expected), atol=1e-4)
 

@@ -1,7 +1,10 @@
 """The parts of the training recipe that need the [train] extra: teacher, distillation, rounding, search."""
 
+import sys
 from dataclasses import replace
+from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -10,15 +13,17 @@ torch = pytest.importorskip("torch", reason=NEEDED)
 pytest.importorskip("xgboost", reason=NEEDED)
 pytest.importorskip("modelopt", reason=NEEDED)
 
-from models import qat, served  # noqa: E402
-from models.dataset import SCHEMA  # noqa: E402
+from fraudgate.engines.repository import MANIFEST, Manifest  # noqa: E402
+from models import qat, served, train  # noqa: E402
+from models.dataset import SCHEMA, Dataset, day_number  # noqa: E402
 from models.distil import distil, fit_students  # noqa: E402
 from models.fit import Member, Targets, distillation_loss, fit, labels_alone  # noqa: E402
 from models.network import Network  # noqa: E402
-from models.protocol import Split  # noqa: E402
+from models.protocol import HISTORY_DAY, TRAIN_START, WEEK_DAYS, Split  # noqa: E402
+from models.publish import CARD  # noqa: E402
 from models.quantise import export, quantise  # noqa: E402
 from models.ramps import RampPlan, ramp_layer  # noqa: E402
-from models.recipe import Distillation, Recipe, Teacher  # noqa: E402
+from models.recipe import LABELS_ALONE, Distillation, Recipe, Teacher  # noqa: E402
 from models.teacher import Lesson, customer_groups, student_rows, teach  # noqa: E402
 
 RAMPS = ramp_layer(RampPlan())
@@ -140,9 +145,38 @@ def test_students_are_the_same_again_and_keep_their_ranges(week: Split, lesson: 
 
 
 def test_training_on_brings_the_rounded_scores_nearer(week: Split, lesson: Lesson) -> None:
-    (student,) = distil(week, lesson, [0], replace(SMALL, epochs=20))
-    wanted = served.score(export(student.fitted, "fp32"), "fp32", week.test)
-    after_training, trained_on = (
-        np.square(served.score(export(each, "int8"), "int8", week.test) - wanted).mean() for each in student
-    )
-    assert trained_on < after_training
+    """In the mean over seeds: one may be lucky in what rounding after training does to it."""
+    errors = []
+    for student in distil(week, lesson, range(3), replace(SMALL, epochs=20)):
+        wanted = served.score(export(student.fitted, "fp32"), "fp32", week.test)
+        errors.append(
+            [np.square(served.score(export(each, "int8"), "int8", week.test) - wanted).mean() for each in student]
+        )
+    after_training, trained_on = np.mean(errors, axis=0)
+    assert trained_on < after_training / 2
+
+
+def separable(rows_a_day: int = 60) -> Dataset:
+    """Every day from HISTORY_START to the end of the test week; large payments are frauds, one time in ten not."""
+    random = np.random.default_rng(0)
+    day = np.repeat(np.arange(HISTORY_DAY, day_number(TRAIN_START) + 3 * WEEK_DAYS), rows_a_day)
+    features = np.abs(random.normal(50, 40, (len(day), len(SCHEMA.names))))
+    customer = random.integers(0, 2_000, len(day)).astype(str)
+    return Dataset(features, day, customer, (features[:, 0] > 110) & (random.random(len(day)) < 0.9))
+
+
+def test_history_is_fitted_to_labels_alone_from_its_first_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = separable()
+    monkeypatch.setattr(train, "load", lambda *_: dataset)
+    monkeypatch.setattr(train, "find_floor", lambda *_: {"auc_roc": 0.9})
+    monkeypatch.setattr(train, "HISTORY", replace(SMALL, distillation=LABELS_ALONE, epochs=10))
+    monkeypatch.setattr(sys, "argv", ["train", "--dataset", "simulated", "--history", "--drafts", str(tmp_path)])
+    assert train.main() == 0
+    folder = tmp_path / "simulated-history"
+    manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
+    assert manifest.name == "simulated-history"
+    card = (folder / CARD).read_text()
+    known = int(np.sum(dataset.day < day_number(TRAIN_START) + WEEK_DAYS))
+    assert f"{known:,} rows" in card
+    assert "labels alone" in card
+    assert "| teacher |" not in card
