@@ -10,14 +10,12 @@ import argparse
 import asyncio
 import json
 import random
-import re
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -160,17 +158,16 @@ def run(place: Place, pace: load.Pace) -> load.LoadReport:
 
 def saturate(place: Place, in_flight: int = IN_FLIGHT) -> Saturated:
     """As many calls as it takes, closed loop: CPU of the server's whole process, and of its scoring thread."""
-    before = cpu_ns(place), _thread_ns(place), _batches(place)
+    before = cpu_ns(place), _thread_ns(place)
     pace = load.Pace(int(SATURATED_SECONDS * SECOND_NS), concurrency=in_flight)
     report = run(place, pace)
     used_ns, thread_ns = cpu_ns(place) - before[0], _thread_ns(place) - before[1]
-    batches = _batches(place) - before[2]
     return Saturated(
         cpu_us_per_call=used_ns / 1_000 / report.answered,
         calls_per_second=report.answered_per_second,
         p99_ms=report.decided.percentile(99) / 1e6,
         # Batches that were not full count by their rows: a full one is 32 decisions.
-        python_us_per_batch=thread_ns / 1_000 / report.answered * BATCH_ROWS_MAX if batches else 0.0,
+        python_us_per_batch=thread_ns / 1_000 / report.answered * BATCH_ROWS_MAX if place.ops else 0.0,
         generator_us_per_call=report.cpu_us_per_call,
     )
 
@@ -189,14 +186,6 @@ def _thread_ns(place: Place) -> int:
     """CPU of the main thread: the scoring loop."""
     pid = place.server.pid
     return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0])
-
-
-def _batches(place: Place) -> int:
-    if not place.ops:
-        return 0
-    with urllib.request.urlopen(f"http://127.0.0.1:{place.ops}/metrics", timeout=5) as answer:
-        found = re.search(r"^fraudgate_batch_rows_count (\S+)", answer.read().decode(), re.MULTILINE)
-    return int(float(found[1])) if found else 0
 
 
 def open_loop(place: Place, rate: float, seconds: float, seed: int) -> tuple[float, float, float]:

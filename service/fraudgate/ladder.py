@@ -11,6 +11,7 @@ Away is what fails now, and what has failed or lagged so much lately that its br
 """
 
 import logging
+import weakref
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -79,7 +80,7 @@ class Ladder:
         self._policy = policy or StaticPolicy()
         self._counters, self._clock = counters, clock
         self._quiet = quiet_context()
-        self._asked: Inference | None = None
+        self._asked: Callable[[], Inference | None] = lambda: None  # weak: an engine that goes must not wait for us
         # The store's run that ends when its batch is packed: a clock read for it alone would cost more than the check.
         self._gathering = self._gathering_ns = 0
 
@@ -122,8 +123,8 @@ class Ladder:
         store, engine = self.store, self.engine
         if self._gathering and not (store.is_clear and now_ns - self._gathering_ns <= store.allowance_ns):
             store.report(self._gathering, self._gathering_ns, now_ns)
-        if inference is not self._asked:
-            self._asked = inference
+        if inference is not self._asked():
+            self._asked = weakref.ref(inference)
             engine.renew()
         ticket = engine.ticket or engine.ask(now_ns)
         if not ticket:

@@ -20,6 +20,7 @@ from fraudgate.features.embedded import EmbeddedStore
 from fraudgate.features.schema import FeatureSchema
 from fraudgate.guardrails.rules import RuleSet
 from fraudgate.limits import SECOND_NS
+from fraudgate.ops.metrics import TEXT_NS
 from fraudgate.transaction import Float32
 from fraudgate.v1 import latency_pb2
 from fraudgate.v1 import scoring_pb2 as pb
@@ -115,6 +116,7 @@ class Stairs:
 
     async def gauges(self) -> list[int]:
         """``fraudgate_rung``: of the store, the large engine, the engine and the rules."""
+        await asyncio.sleep(TEXT_NS / SECOND_NS)  # the last text may be so old
         port = self.server.service._ops.port
         body = await asyncio.to_thread(lambda: urlopen(f"http://127.0.0.1:{port}/metrics").read().decode())
         lines = [line.split() for line in body.splitlines() if line.startswith("fraudgate_rung{")]

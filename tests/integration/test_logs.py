@@ -106,7 +106,7 @@ async def test_exceptions_with_transactions_in_them_are_told_without(
     models: Path, frontend: str, written: io.StringIO
 ) -> None:
     asyncio.get_running_loop().set_exception_handler(logs.report)
-    async with serve(models) as server:
+    async with serve(models, ladder={"enabled": False}) as server:
         pipeline: Any = server.service.parts.pipeline
         whole = pipeline.store, pipeline._validator, pipeline._drift
         pipeline.store = Talkative(pipeline.store, "apply_and_gather")
@@ -124,7 +124,7 @@ async def test_exceptions_with_transactions_in_them_are_told_without(
         )
         assert grpc.StatusCode.OK in await send_everything(server, "deciding")
     text = written.getvalue()
-    for message in ("the store refused a batch of", "a batch of", "deciding a batch of"):
+    for message in ("the store refused a batch of", "a batch of", "rules decide a batch of"):
         assert message in text
     assert logs.WITHHELD in text
     assert_keeps_secrets(text)
