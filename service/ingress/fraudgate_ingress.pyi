@@ -93,6 +93,8 @@ class Admission:
     @property
     def deviation_ns(self) -> int: ...
     @property
+    def lag_ns(self) -> int: ...
+    @property
     def waiting(self) -> list[int]:
         """Rows in the batcher, by caller."""
 
@@ -105,6 +107,9 @@ class Admission:
 
     def finished(self, now_ns: int) -> None:
         """The first batch that was taken is answered."""
+
+    def lagged(self, lag_ns: int) -> None:
+        """The IO thread came so late to a batch that was answered."""
 
 @final
 class Columns:

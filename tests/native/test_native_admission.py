@@ -23,10 +23,10 @@ class Sizes(NamedTuple):
 class Step(NamedTuple):
     """Something that happens ``later_ns`` after the one before; negative where another clock was read first."""
 
-    what: Literal["arrive", "take", "idle", "finish", "set"]
+    what: Literal["arrive", "take", "idle", "finish", "lag", "set"]
     later_ns: int
     patience_ns: int
-    """Of a row that arrives: its deadline from now; 0 = none. Of ``set``: the batch time."""
+    """Of a row that arrives: its deadline from now; 0 = none. Of ``set``: the batch time. Of ``lag``: how long."""
     caller: int
 
 
@@ -62,6 +62,9 @@ class Pair:
         elif step.what == "set":
             self.native.batch_ns = step.patience_ns
             self.reference.set_batch_ns(step.patience_ns)
+        elif step.what == "lag":
+            self.native.lagged(step.patience_ns)
+            self.reference.lagged(step.patience_ns)
         elif step.what != "finish":
             self.take(now_ns, step.what == "idle")
         elif self.running:
@@ -72,7 +75,7 @@ class Pair:
     def check(self, now_ns: int) -> None:
         mine, other = self.reference, self.native
         assert (other.batch_ns, other.deviation_ns) == (mine.batch_ns, mine.deviation_ns)
-        assert other.waiting == mine.waiting
+        assert (other.lag_ns, other.waiting) == (mine.lag_ns, mine.waiting)
         assert sum(mine.waiting) == self.batcher.rows
         assert other.wait_ns(now_ns) == mine.wait_ns(now_ns) >= mine.batch_ns
 
@@ -85,7 +88,7 @@ def run(log: Sequence[Step], bounds: Bounds, sizes: Sizes, policy: Policy) -> No
         pair.check(now_ns)
 
 
-kinds = st.sampled_from(["arrive"] * 8 + ["take", "take", "idle", "finish", "finish", "set"])
+kinds = st.sampled_from(["arrive"] * 8 + ["take", "take", "idle", "finish", "finish", "lag", "set"])
 policies = st.sampled_from(["fixed", "eager"])
 
 

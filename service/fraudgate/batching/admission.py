@@ -4,8 +4,9 @@ A row that arrives now is answered, as far as can be told, after
 
     wait_ns = max(time to its gate, what is left of the unfinished batches) + one batch
 
-where one batch is a moving average plus twice its mean deviation, so that an engine that jitters refuses earlier, and
-the first unfinished batch, once overdue, is taken to last as long again as it is late. A row is refused when that
+where one batch is a moving average plus twice its mean deviation, so that an engine that jitters refuses earlier, plus
+twice the lag of the door's own thread, whose time under a flood goes into refusing; and the first unfinished batch,
+once overdue, is taken to last as long again as it is late. A row is refused when that
 
   * is past its deadline: ``deadline`` where no queue is to blame, ``overload`` where the batches ahead are
   * is over the part of the budget that its caller's priority may use: ``budget``, or ``priority`` where a caller of
@@ -72,6 +73,8 @@ class Admission:
         """How long one batch takes: from the instant it could begin to its answers. A moving average."""
         self.deviation_ns = 0
         """Its mean deviation."""
+        self.lag_ns = 0
+        """How late the door's own thread comes: to a call that has arrived, and again to its answer. A moving average."""
         self.waiting = [0] * len(bounds.weights)
         """Rows in the batcher, by caller."""
         self._running: deque[int] = deque()  # boundaries of the batches in flight
@@ -101,6 +104,7 @@ class Admission:
             # No batch runs that could correct it: a stall long over would shut the door for good.
             self.batch_ns //= 2
             self.deviation_ns //= 2
+            self.lag_ns //= 2
         return verdict
 
     def admitted(self, caller: int) -> None:
@@ -124,9 +128,13 @@ class Admission:
         self.batch_ns += error_ns // 8
         self.deviation_ns += (abs(error_ns) - self.deviation_ns) // 4
 
+    def lagged(self, lag_ns: int) -> None:
+        """The door came so late to a batch that was answered."""
+        self.lag_ns += (lag_ns - self.lag_ns) // 4
+
     def _wait_ns(self, ahead: Ahead, now_ns: int) -> tuple[int, int]:
         """Until a row that arrives now is answered: if it were alone, and as it is."""
-        batch_ns = self.batch_ns + DEVIATIONS * self.deviation_ns
+        batch_ns = self.batch_ns + DEVIATIONS * self.deviation_ns + 2 * self.lag_ns
         unfinished = len(self._running) + ahead.batches
         if not unfinished:
             return ahead.gate_ns + batch_ns, ahead.gate_ns + batch_ns

@@ -50,6 +50,8 @@ pub struct Admission {
     batch_ns: i64,
     /// Its mean deviation.
     deviation_ns: i64,
+    /// How late the IO thread comes: to a call that has arrived, and again to its answer. A moving average.
+    lag_ns: i64,
     /// Rows in the batcher, by caller.
     waiting: Vec<i64>,
     /// Boundaries of the batches in flight.
@@ -68,6 +70,7 @@ impl Admission {
         sound.then(|| Self {
             batch_ns: 0,
             deviation_ns: 0,
+            lag_ns: 0,
             waiting: vec![0; bounds.weights.len()],
             running: VecDeque::new(),
             finished_ns: 0,
@@ -107,6 +110,7 @@ impl Admission {
             // No batch runs that could correct it: a stall long over would shut the door for good.
             self.batch_ns = self.batch_ns.div_euclid(2);
             self.deviation_ns = self.deviation_ns.div_euclid(2);
+            self.lag_ns = self.lag_ns.div_euclid(2);
         }
         verdict
     }
@@ -134,9 +138,14 @@ impl Admission {
         self.deviation_ns += (error_ns.abs() - self.deviation_ns).div_euclid(4);
     }
 
+    /// The IO thread came so late to a batch that was answered.
+    pub fn lagged(&mut self, lag_ns: i64) {
+        self.lag_ns += (lag_ns - self.lag_ns).div_euclid(4);
+    }
+
     /// Until a row that arrives now is answered: if it were alone, and as it is.
     fn waits_ns(&self, ahead: Ahead, now_ns: i64) -> (i64, i64) {
-        let batch_ns = self.batch_ns + DEVIATIONS * self.deviation_ns;
+        let batch_ns = self.batch_ns + DEVIATIONS * self.deviation_ns + 2 * self.lag_ns;
         let alone_ns = ahead.gate_ns.saturating_add(batch_ns);
         let unfinished = self.running.len() + ahead.batches;
         if unfinished == 0 {
@@ -282,6 +291,11 @@ impl CallersAdmission {
     }
 
     #[getter]
+    fn lag_ns(&self) -> i64 {
+        self.admission.lag_ns
+    }
+
+    #[getter]
     fn waiting(&self) -> Vec<i64> {
         self.admission.waiting.clone()
     }
@@ -311,6 +325,10 @@ impl CallersAdmission {
 
     fn finished(&mut self, now_ns: i64) {
         self.admission.finished(now_ns);
+    }
+
+    fn lagged(&mut self, lag_ns: i64) {
+        self.admission.lagged(lag_ns);
     }
 }
 

@@ -12,6 +12,7 @@ use h2::client::{Connection, SendRequest};
 use http::{HeaderValue, Request, Version, header};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
+use socket2::SockRef;
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
@@ -41,6 +42,8 @@ impl Target {
         (!host.is_empty()).then_some(Target::Tcp { host: host.into(), port: port.parse().ok()? })
     }
 }
+
+const SEND_BUFFER_BYTES: usize = 64 << 10;
 
 /// Makes connections, and the request head that every call sends.
 #[derive(Clone)]
@@ -89,6 +92,9 @@ impl Dialler {
             Target::Tcp { host, port } => {
                 let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(|error| error.to_string())?;
                 stream.set_nodelay(true).map_err(|error| error.to_string())?;
+                // A call that expires in our own queue is never sent; one in the kernel's is.
+                let sized = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER_BYTES);
+                sized.map_err(|error| error.to_string())?;
                 Box::new(stream)
             }
             Target::Unix(path) => Box::new(UnixStream::connect(path).await.map_err(|error| error.to_string())?),

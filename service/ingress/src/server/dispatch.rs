@@ -22,6 +22,8 @@ pub struct Answered {
     pub rows: Vec<AnswerRow>,
     /// By row, ascending.
     pub refusals: Vec<(usize, Refusal)>,
+    /// When Python handed the batch over.
+    pub handed_ns: i64,
 }
 
 /// Send answers as they come, until the front end ends.
@@ -36,6 +38,7 @@ fn send(front: &Arc<Front>, batch: Answered) {
     let tails = front.tails.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let mut frames = BytesMut::with_capacity(512 * batch.rows.len());
     let now_ns = monotonic_ns();
+    front.lagged((now_ns - batch.handed_ns).max(0));
     for (place, (mut entry, row)) in batch.entries.into_iter().zip(&batch.rows).enumerate() {
         let refusal = refusals.next_if(|(refused, _)| *refused == place);
         caught(&front.counts, || {

@@ -263,6 +263,11 @@ impl Front {
     pub fn finished(&self) {
         self.queue().admission.finished(monotonic_ns());
     }
+
+    /// The IO thread came so late to a batch that was answered.
+    pub fn lagged(&self, lag_ns: i64) {
+        self.queue().admission.lagged(lag_ns);
+    }
 }
 
 fn bounds(settings: &Settings) -> Bounds {

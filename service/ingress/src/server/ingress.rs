@@ -146,7 +146,7 @@ impl Ingress {
         if rows.len() != entries.len() {
             return Err(PyValueError::new_err(format!("{} answers for {} rows", rows.len(), entries.len())));
         }
-        self.finish(Answered { entries, rows, refusals })
+        self.finish(Answered { entries, rows, refusals, handed_ns: monotonic_ns() })
     }
 
     /// Give a batch up: every row ends INTERNAL.
@@ -154,7 +154,7 @@ impl Ingress {
         let entries = batch.entries()?;
         let refusals = (0..entries.len()).map(|row| (row, self.front.refusals.internal.clone())).collect();
         let rows = vec![AnswerRow::read(&[0; ROW_BYTES]); entries.len()];
-        self.finish(Answered { entries, rows, refusals })
+        self.finish(Answered { entries, rows, refusals, handed_ns: monotonic_ns() })
     }
 
     /// Transactions that wait for a batch or in one.

@@ -11,6 +11,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
@@ -21,6 +22,9 @@ use super::front::Front;
 use super::guard::guarded_task;
 use super::settings::Tls;
 use super::socket::Transport;
+
+/// Some 300 calls. What waits in the kernel waits unseen: of megabytes, seconds of calls whose callers have given up.
+const RECEIVE_BUFFER_BYTES: usize = 64 << 10;
 
 /// A socket that listens.
 pub enum Listener {
@@ -197,7 +201,9 @@ impl Sockets {
         match self {
             Self::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
-                let _ = stream.set_nodelay(true); // fails where the peer has gone already, which reading will tell
+                // Both fail where the peer has gone already, which reading will tell.
+                let _ = stream.set_nodelay(true);
+                let _ = SockRef::from(&stream).set_recv_buffer_size(RECEIVE_BUFFER_BYTES);
                 Ok(Transport::Tcp(stream))
             }
             Self::Unix(listener) => Ok(Transport::Unix(listener.accept().await?.0)),
