@@ -31,7 +31,7 @@ BENCHMARKS = (
     "batch_log",
 )
 """Run by default, in this order. Each module has ``figures() -> dict[str, float]``."""
-OTHERS = ("invariance", "overload", "sabotage", "simulate", "swap")
+OTHERS = ("invariance", "overload", "sabotage", "simulate", "swap", "watching")
 GOALS = {
     "pipeline_cpu_us_per_decision": ("<=", 12.0),
     "native_cpu_us_per_decision": ("<=", 24.0),
@@ -73,6 +73,8 @@ GOALS = {
     "overload_real_1_2x_p99_ms": ("<=", 50.0),
     "overload_real_2x_p99_ms": ("<=", 50.0),
     "overload_real_2x_share_of_peak": (">=", 0.6),
+    "watching_p99_ratio": ("<=", 1.05),
+    "scraping_p99_ratio": ("<=", 1.05),
 }
 
 

@@ -90,6 +90,9 @@ class Service:
             calls=self._front.calls,
             ladder=parts.ladder,
             exemplars=parts.exemplars,
+            editions=parts.editions,
+            rules_version=parts.rules.version,
+            budget=parts.budget,
         )
         self.data_port = self.control_port = 0
 

@@ -1,8 +1,10 @@
 """The ops HTTP server over real sockets."""
 
 import json
+import re
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from http.client import HTTPConnection, HTTPResponse
 
 import pytest
@@ -11,8 +13,8 @@ from fraudgate.errors import ConfigError
 from fraudgate.latency.exemplars import Exemplars
 from fraudgate.latency.recorder import STAGES, Counters, Recorder
 from fraudgate.latency.timeline import Timeline
-from fraudgate.ops import http
-from fraudgate.ops.http import OpsServer
+from fraudgate.ops import listener
+from fraudgate.ops.http import RENDERS_BURST, OpsServer
 from tests.property.test_exemplars_oracle import batch, editions
 
 MS = 1_000_000
@@ -21,7 +23,7 @@ MS = 1_000_000
 class Ops:
     """A running server and what it shows."""
 
-    def __init__(self, connection_ns_max: int = http.CONNECTION_NS_MAX) -> None:
+    def __init__(self, connection_ns_max: int = listener.CONNECTION_NS_MAX) -> None:
         self.recorder, self.counters, self.ready = Recorder(), Counters(), False
         self.timeline = Timeline()
         self.exemplars = Exemplars(self.timeline, editions())
@@ -36,9 +38,9 @@ class Ops:
         )
         self.server.start()
 
-    def ask(self, path: str, method: str = "GET") -> tuple[HTTPResponse, str]:
+    def ask(self, path: str, method: str = "GET", **headers: str) -> tuple[HTTPResponse, str]:
         connection = HTTPConnection("127.0.0.1", self.server.port, timeout=10)
-        connection.request(method, path)
+        connection.request(method, path, headers=headers)
         response = connection.getresponse()
         body = response.read().decode()
         connection.close()
@@ -100,7 +102,7 @@ def test_percentile_text_of_total_or_another_stage(ops: Ops) -> None:
     assert "guardrails" in body
 
 
-@pytest.mark.parametrize("path", ["/", "/metrics/", "/nothing", "/../etc/passwd", "/latency.HGRM"])
+@pytest.mark.parametrize("path", ["/page/index.html", "/metrics/", "/nothing", "/../etc/passwd", "/latency.HGRM"])
 def test_other_paths_are_not_there_and_say_what_is(ops: Ops, path: str) -> None:
     response, body = ops.ask(path)
     assert response.status == 404
@@ -132,31 +134,82 @@ def test_a_route_that_fails_is_an_internal_error(ops: Ops, monkeypatch: pytest.M
     assert ops.ask("/livez")[0].status == 200
 
 
-def test_connections_are_bounded_and_free_up_again(ops: Ops) -> None:
-    held = [ops.connect() for _ in range(http.CONNECTIONS_MAX)]
-    with ops.connect() as one_more:
-        assert one_more.recv(4096).startswith(b"HTTP/1.0 503")
-    for client in held:
-        client.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
-        assert b" 200 " in client.recv(4096)
-        while client.recv(4096):
-            pass
+def test_a_thousand_that_send_nothing_keep_nobody_out(ops: Ops) -> None:
+    silent = [ops.connect() for _ in range(1_000)]
+    assert ops.ask("/livez")[0].status == 200
+    with ops.connect() as trickling:
+        trickling.sendall(b"GET /livez HT")
+        assert ops.ask("/metrics")[0].status == 200
+        trickling.sendall(b"TP/1.0\r\n\r\n")
+        assert b" 200 " in trickling.recv(4096)
+    assert silent[0].recv(4096).startswith(b"HTTP/1.0 503")  # the oldest made room
+    for client in silent:
         client.close()
-    assert any(is_alive(ops) for _ in range(1_000))
 
 
-def is_alive(ops: Ops) -> bool:
-    try:
-        return ops.ask("/livez")[0].status == 200
-    except ConnectionError:  # refused before it was read
-        return False
+def test_the_connections_kept_are_bounded(ops: Ops, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "CONNECTIONS_MAX", 2)
+    with ops.connect() as first, ops.connect() as second, ops.connect() as third:
+        refused = first.recv(4096)
+        assert refused.startswith(b"HTTP/1.0 503")
+        assert b"Retry-After: 2\r\n" in refused
+        for client in (second, third):
+            client.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
+            assert b" 200 " in client.recv(4096)
+
+
+def test_an_answer_survives_what_was_sent_too_much(ops: Ops) -> None:
+    with ops.connect() as client:
+        client.sendall(b"POST /metrics HTTP/1.1\r\nContent-Length: 100000\r\n\r\n" + bytes(100_000))
+        assert b" 405 " in client.recv(4096)
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(4096) == b""
+
+
+def test_who_asks_in_a_hurry_gets_the_last_answer_again(ops: Ops) -> None:
+    for number in range(RENDERS_BURST + 2):
+        ops.recorder.record_one("queue", 1)
+        report = json.loads(ops.ask("/latency")[1])
+        assert report["stages"][0]["count"] == min(number + 1, RENDERS_BURST)
+
+
+def test_percentile_texts_are_bounded(ops: Ops) -> None:
+    statuses = [ops.ask("/latency.hgrm")[0].status for _ in range(RENDERS_BURST + 1)]
+    assert statuses == [200] * RENDERS_BURST + [503]
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/", "text/html; charset=utf-8"),
+        ("/dashboard.css", "text/css; charset=utf-8"),
+        ("/dashboard.js", "text/javascript; charset=utf-8"),
+        ("/charts.js", "text/javascript; charset=utf-8"),
+        ("/icon.svg", "image/svg+xml"),
+        ("/dashboard.json", "application/json"),
+        ("/history.json", "application/json"),
+    ],
+)
+def test_the_dashboard_is_served_and_sent_once(ops: Ops, path: str, kind: str) -> None:
+    response, body = ops.ask(path)
+    assert (response.status, response.headers["Content-Type"], bool(body)) == (200, kind, True)
+    assert response.headers["Content-Security-Policy"].startswith("default-src 'self';")
+    again, nothing = ops.ask(path, **{"If-None-Match": response.headers["ETag"]})
+    assert (again.status, nothing) == (304, "")
+
+
+def test_the_page_names_no_other_host(ops: Ops) -> None:
+    for path in ("/", "/dashboard.css", "/charts.js", "/dashboard.js"):
+        addresses = re.findall(r"//[^\s/-]+", ops.ask(path)[1])
+        assert {*addresses} <= {"//www.w3.org"}, path  # the name of SVG, which is not fetched
 
 
 def test_a_client_that_trickles_is_cut_off() -> None:
     ops = Ops(connection_ns_max=1)
     with ops.connect() as client:
         client.sendall(b"GET /livez HT")
-        assert client.recv(4096) == b""
+        with suppress(ConnectionResetError):  # it may be cut before what it sent was read
+            assert client.recv(4096) == b""
     ops.server.close()
 
 

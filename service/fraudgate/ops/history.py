@@ -1,0 +1,135 @@
+"""The last five minutes, a summary for each second, and windows over the last ones: for the dashboard.
+
+Made from copies of the recorder and the counters, one a second, on whatever thread asks; decisions pay nothing for it.
+"""
+
+from collections import Counter, deque
+from collections.abc import Hashable, Mapping
+from typing import NamedTuple, TypeVar
+
+from fraudgate.latency.histogram import Distribution, Filled
+from fraudgate.latency.recorder import STAGES, CountersCopy
+from fraudgate.limits import SECOND_NS
+from fraudgate.transaction import Decision, Fallback
+
+SECONDS_KEPT = 300
+SHORT_SECONDS, LONG_SECONDS = 10, 60
+"""The two windows."""
+
+_Key = TypeVar("_Key", bound=Hashable)
+
+
+class Sample(NamedTuple):
+    """What recorder and counters held at one instant, since the start."""
+
+    at_ns: int
+    stages: Mapping[str, Distribution]
+    counters: CountersCopy
+
+
+class Window(NamedTuple):
+    """What happened between two samples."""
+
+    seconds: float
+    stages: dict[str, Distribution]
+    decisions: dict[tuple[Decision, Fallback], int]
+    refusals: dict[str, int]
+    """By reason; those that happened only."""
+    batch_rows: tuple[int, ...]
+    """batch_rows[n]: batches of n rows."""
+
+    @classmethod
+    def between(cls, earlier: Sample, later: Sample) -> "Window":
+        before, after = earlier.counters, later.counters
+        return cls(
+            seconds=(later.at_ns - earlier.at_ns) / SECOND_NS,
+            stages={stage: _since(later.stages[stage], earlier.stages[stage]) for stage in STAGES},
+            decisions=_grown(before.decisions, after.decisions),
+            refusals=_grown(before.refusals, after.refusals),
+            batch_rows=tuple(n - m for n, m in zip(after.batch_rows, before.batch_rows, strict=True)),
+        )
+
+    @property
+    def decided(self) -> int:
+        return sum(self.decisions.values())
+
+    @property
+    def refused(self) -> int:
+        return sum(self.refusals.values())
+
+    def rate(self, count: int) -> float:
+        """``count`` a second."""
+        return count / self.seconds if self.seconds else 0.0
+
+    def fallbacks(self) -> dict[Fallback, int]:
+        """Decisions by fallback, all of them named."""
+        sums = Counter(dict.fromkeys(Fallback, 0))
+        for (_, fallback), count in self.decisions.items():
+            sums[fallback] += count
+        return dict(sums)
+
+
+class Second(NamedTuple):
+    """The summary of about one second; nanoseconds by stage, None where a stage has no values."""
+
+    number: int
+    wall_ns: int
+    """When it ended."""
+    decisions_rate: float
+    refusals_rate: float
+    p50_ns: tuple[int | None, ...]
+    """In the order of ``STAGES``."""
+    p99_ns: tuple[int | None, ...]
+
+
+class History:
+    """Fed with samples about a second apart, and read, on one thread."""
+
+    def __init__(self) -> None:
+        self.seconds: deque[Second] = deque(maxlen=SECONDS_KEPT)
+        self._short: deque[Sample] = deque(maxlen=SHORT_SECONDS + 1)
+        self._long: deque[Sample] = deque(maxlen=LONG_SECONDS // SHORT_SECONDS + 1)
+        """One in ``SHORT_SECONDS``: a sample weighs some hundred kilobytes."""
+        self._number = 0
+
+    def __repr__(self) -> str:
+        return f"<History [{len(self.seconds)} seconds]>"
+
+    def add(self, sample: Sample, wall_ns: int) -> None:
+        """Take the next sample, which must not be older than the last one."""
+        if self._short:
+            self.seconds.append(self._summary(Window.between(self._short[-1], sample), wall_ns))
+        if not self._long or sample.at_ns - self._long[-1].at_ns >= SHORT_SECONDS * SECOND_NS:
+            self._long.append(sample)
+        self._short.append(sample)
+
+    def short(self) -> Window:
+        """The last ``SHORT_SECONDS``, or as much as there is; of no length before the second sample."""
+        return Window.between(self._short[0], self._short[-1])
+
+    def long(self) -> Window:
+        """The last ``LONG_SECONDS`` and up to ``SHORT_SECONDS`` more, or as much as there is."""
+        return Window.between(self._long[0], self._short[-1])
+
+    def latest(self) -> Sample:
+        return self._short[-1]
+
+    def _summary(self, window: Window, wall_ns: int) -> Second:
+        self._number += 1
+        p50, p99 = (
+            tuple(values.percentile(percent) if values.count else None for values in window.stages.values())
+            for percent in (50, 99)
+        )
+        return Second(self._number, wall_ns, window.rate(window.decided), window.rate(window.refused), p50, p99)
+
+
+def _since(later: Distribution, earlier: Distribution) -> Distribution:
+    grown = Filled(later.indices, later.counts).since(Filled(earlier.indices, earlier.counts))
+    return Distribution(
+        grown.indices, grown.counts, later.over_range - earlier.over_range, later.negative - earlier.negative
+    )
+
+
+def _grown(before: Mapping[_Key, int], after: Mapping[_Key, int]) -> dict[_Key, int]:
+    grown = {key: count - before.get(key, 0) for key, count in after.items()}
+    return {key: count for key, count in grown.items() if count}
