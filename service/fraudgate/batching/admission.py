@@ -74,7 +74,7 @@ class Admission:
         self.deviation_ns = 0
         """Its mean deviation."""
         self.lag_ns = 0
-        """How late the door's own thread comes: to a call that has arrived, and again to its answer. A moving average."""
+        """How late the door's own thread comes: to a call that has arrived and to its answer. A moving average."""
         self.waiting = [0] * len(bounds.weights)
         """Rows in the batcher, by caller."""
         self._running: deque[int] = deque()  # boundaries of the batches in flight
