@@ -38,11 +38,14 @@ test-slow: $(READY) $(NATIVE_READY) ## the suites that take minutes
 test-rtx: $(READY) ## compile the published models with TensorRT for RTX (240 MB into .venv-rtx); needs no GPU
 	@sh .ci/rtx $(ARGS)
 
-test-ops: $(READY) ## make the Prometheus rules and the Grafana dashboard in ops/ from ops/slo.toml
+test-ops: $(READY) ## check the Prometheus rules in ops/ with promtool (19 MB from Debian into .venv-promtool)
+	@sh .ci/promtool $(ARGS)
+
+ops: $(READY) ## make the Prometheus rules and the Grafana dashboard in ops/ from ops/slo.toml
 	@$(BIN)/fraudgate ops alerts $(ARGS)
 	@$(BIN)/fraudgate ops dashboard $(ARGS)
 
-train: $(READY) ## the training recipe on a small sample, where [train] is installed
+test-train: $(READY) ## the training recipe on a small sample, where [train] is installed
 	@if $(TRAINABLE); then $(BIN)/pytest tests/unit/test_pareto.py tests/unit/test_training.py \
 	&& $(BIN)/python -m models.train --dataset simulated --sample $(ARGS); \
 	else echo "test-train: skipped, the [train] extra is not installed in .venv (make train installs it)"; fi

@@ -31,7 +31,7 @@ BENCHMARKS = (
     "batch_log",
 )
 """Run by default, in this order. Each module has ``figures() -> dict[str, float]``."""
-OTHERS = ("invariance", "overload", "sabotage", "simulate", "swap", "watching")
+OTHERS = ("freeze", "invariance", "overload", "sabotage", "simulate", "soak", "swap", "watching")
 GOALS = {
     "pipeline_cpu_us_per_decision": ("<=", 12.0),
     "native_cpu_us_per_decision": ("<=", 24.0),
@@ -75,6 +75,11 @@ GOALS = {
     "overload_real_2x_share_of_peak": (">=", 0.6),
     "watching_p99_ratio": ("<=", 1.05),
     "scraping_p99_ratio": ("<=", 1.05),
+    "freeze_p999_error": ("<=", 0.05),
+    "freeze_undecided": ("<=", 0.0),
+    "soak_minutes": (">=", 10.0),
+    "soak_p99_slope_ms_per_minute_low": ("<=", 0.0),
+    "soak_rss_growth": ("<=", 0.01),
 }
 
 
@@ -128,11 +133,13 @@ def main() -> int:
     parser.add_argument(
         "names", nargs="*", choices=[[], *BENCHMARKS, *OTHERS], metavar="NAME", help=", ".join(BENCHMARKS + OTHERS)
     )
-    names = parser.parse_args().names or BENCHMARKS
-    for name in names:
+    parser.add_argument("--minutes", type=float, help="how long soak lasts after its warm-up (default: 10)")
+    args = parser.parse_args()
+    options = {"soak": {"minutes": args.minutes}} if args.minutes else {}
+    for name in args.names or BENCHMARKS:
         started = monotonic()
         print(f"{name} ...", file=sys.stderr, flush=True)
-        figures = importlib.import_module(f"benchmarks.{name}").figures()
+        figures = importlib.import_module(f"benchmarks.{name}").figures(**options.get(name, {}))
         merge(figures)
         print(f"{name} ({monotonic() - started:.0f} s)")
         print("\n".join(line(key, value) for key, value in figures.items()), flush=True)

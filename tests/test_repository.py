@@ -81,3 +81,10 @@ def test_requirements_and_locks_carry_no_addresses() -> None:
         assert not bad, f"{name} carries addresses: {bad[:3]}; run make requirements"
     locks = [str(path.relative_to(ROOT)) for path in kept_files() if path.name in LOCK_FILES]
     assert not locks, f"{locks} record download addresses: keep the hashed requirements instead"
+
+
+def test_every_make_verb_has_one_rule() -> None:
+    text = (ROOT / "Makefile").read_text("utf-8")
+    (listed,) = re.findall(r"^\.PHONY: (.*)$", text, re.MULTILINE)
+    rules = re.findall(r"^([a-z][a-z-]*):", text, re.MULTILINE)
+    assert sorted(rules) == sorted(listed.split())
