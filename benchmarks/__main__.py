@@ -31,7 +31,7 @@ BENCHMARKS = (
     "batch_log",
 )
 """Run by default, in this order. Each module has ``figures() -> dict[str, float]``."""
-OTHERS = ("freeze", "invariance", "overload", "sabotage", "simulate", "soak", "swap", "watching")
+OTHERS = ("faults", "freeze", "invariance", "overload", "sabotage", "simulate", "soak", "swap", "watching")
 GOALS = {
     "pipeline_cpu_us_per_decision": ("<=", 12.0),
     "native_cpu_us_per_decision": ("<=", 24.0),
@@ -64,6 +64,7 @@ GOALS = {
     "swap_p99_delta_ms": ("<=", 1.0),
     "swap_errors": ("<=", 0.0),
     "rollback_ms": ("<=", 1_000.0),
+    "explained_share_min": (">=", 0.95),
     "overload_goodput": (">=", 14_400.0),
     "overload_p99_ms": ("<=", 50.0),
     "overload_burst_p99_ms": ("<=", 50.0),

@@ -5,8 +5,9 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -29,6 +30,7 @@ from fraudgate.frontend.choice import choose
 from fraudgate.inference import grpc_service_pb2, grpc_service_pb2_grpc
 from fraudgate.latency.interval_log import IntervalLog, IntervalTask
 from fraudgate.latency.stalls import LoopWatch
+from fraudgate.latency.witness import Witness
 from fraudgate.limits import BATCH_ROWS_MAX
 from fraudgate.ops.http import OpsServer
 from fraudgate.ops.tracing import tracer
@@ -45,6 +47,8 @@ from fraudgate.v1 import (
 )
 
 _log = logging.getLogger(__name__)
+Asked = ParamSpec("Asked")
+Result = TypeVar("Result")
 _CONTROL_MODULES = (features_pb2, grpc_service_pb2, latency_pb2, models_pb2, outcomes_pb2)
 
 
@@ -69,7 +73,10 @@ class Service:
         )
         self.door = self._front.door
         self._patrol = Patrol(parts.fleet, parts.counters, parts.drift)
-        self._watch = LoopWatch(parts.recorder, parts.counters, self._idle, timeline=parts.timeline)
+        self._watch = LoopWatch(
+            parts.recorder, parts.counters, self._idle, timeline=parts.timeline, runs=parts.overruns.runs
+        )
+        self._witness = Witness(parts.timeline, parts.overruns)
         self._hlog: IntervalTask | None = None
         self.door.tracer = self._tracer = tracer(
             config.tracing, parts.editions, parts.counters, self._front.calls is not None, say
@@ -110,6 +117,7 @@ class Service:
         self.data_port = await self._front.start()
         self._ops.start()
         self._watch.start()
+        self._witness.start()
         self._hlog = self._log_intervals()
         self._patrol.start()
         await self._set_serving(True)
@@ -132,7 +140,10 @@ class Service:
             LatencyServicer(parts.recorder, drift=parts.drift, fleet=parts.fleet, ladder=parts.ladder), server
         )
         models_pb2_grpc.add_ModelServiceServicer_to_server(
-            ModelServicer(root, parts.fleet, parts.engines.check, parts.engines.open, monotonic_ns), server
+            ModelServicer(
+                root, parts.fleet, self._opening(parts.engines.check), self._opening(parts.engines.open), monotonic_ns
+            ),
+            server,
         )
         inference = InferenceServicer(
             root,
@@ -144,6 +155,15 @@ class Service:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = [_service_name(module) for module in _CONTROL_MODULES]
         reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
+
+    def _opening(self, act: Callable[Asked, Awaitable[Result]]) -> Callable[Asked, Awaitable[Result]]:
+        """The same, and it stands in the timeline: it takes a lot of the processor."""
+
+        async def noted(*asked: Asked.args, **named: Asked.kwargs) -> Result:
+            with self.parts.timeline.lasting("engine_opening", monotonic_ns):
+                return await act(*asked, **named)
+
+        return noted
 
     def _log_intervals(self) -> IntervalTask | None:
         """Begin the histogram log, where one is wanted. Raises ConfigError."""
@@ -215,6 +235,7 @@ class Service:
         await self.door.shell.drain()
         await asyncio.gather(self._front.stop(1.0), self._control.stop(0.5))
         self._watch.stop()
+        self._witness.stop()
         await self._patrol.stop()
         await asyncio.get_running_loop().run_in_executor(None, self._close_state)
         if self._tracer is not None:
@@ -231,9 +252,11 @@ class Service:
     def _write_state(self) -> state.Written:
         parts = self.parts
         directory = Path(parts.config.state.dir)
+        started_ns = monotonic_ns()
         written = state.write(
             directory, parts.store, parts.idempotency, parts.editions, monotonic_ns, time_ns(), parts.drift
         )
+        parts.timeline.note("snapshot", started_ns, monotonic_ns())
         stored = written.stored_decisions
         self._say(f"snapshot written to {directory}: windows, outcomes and {stored:,} stored decisions")
         return written

@@ -35,8 +35,9 @@ from fraudgate.idempotency import IdempotencyTable
 from fraudgate.ladder import Ladder, LadderSettings
 from fraudgate.latency.budget import Budget
 from fraudgate.latency.exemplars import Exemplars
+from fraudgate.latency.overruns import Overruns
 from fraudgate.latency.recorder import Counters, Recorder
-from fraudgate.latency.timeline import SlowRuns, Timeline
+from fraudgate.latency.timeline import Timeline
 from fraudgate.limits import BATCH_ROWS_MAX, BUDGET_NS, EVENT_TIME_NS_MIN, SECOND_NS, SLABS
 from fraudgate.pipeline import Live, Pipeline
 from fraudgate.progress import Progress
@@ -69,6 +70,7 @@ class Parts:
     budget: Budget
     timeline: Timeline
     exemplars: Exemplars
+    overruns: Overruns
     log: BatchLog | None
     drift: DriftWatch | None
     ladder: Ladder
@@ -94,8 +96,7 @@ def assemble(config: Config, say: Say) -> Parts:
     recorder, counters = Recorder(monotonic_ns(), config.batching.budget_ns), Counters()
     counters.add_source(wheel.counts)
     budget, timeline = load_budget(config), Timeline()
-    exemplars = Exemplars(timeline, editions)
-    recorder.watchers += [exemplars.record_batch, SlowRuns(timeline, budget).record_batch]
+    exemplars, overruns = _watched(recorder, counters, timeline, budget, editions)
     log = _open_log(config, schema, loaded.engine, rules, timeline)
     if log is not None:
         editions.tell(partial(note_edition, Path(config.log.dir), log.run))
@@ -144,11 +145,22 @@ def assemble(config: Config, say: Say) -> Parts:
         budget=budget,
         timeline=timeline,
         exemplars=exemplars,
+        overruns=overruns,
         log=log,
         drift=drift,
         ladder=ladder,
         pipeline=pipeline,
     )
+
+
+def _watched(
+    recorder: Recorder, counters: Counters, timeline: Timeline, budget: Budget, editions: Editions
+) -> tuple[Exemplars, Overruns]:
+    """Who is told of every decided batch."""
+    exemplars, overruns = Exemplars(timeline, editions, budget=budget), Overruns(timeline, budget, counters)
+    recorder.watchers += [exemplars.record_batch, overruns.runs.record_batch, overruns.record_batch]
+    recorder.spent_watchers.append(overruns.record_spent)
+    return exemplars, overruns
 
 
 def load_budget(config: Config) -> Budget:

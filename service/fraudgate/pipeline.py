@@ -177,6 +177,7 @@ class Pipeline:
                 self._refuse(refused, row, Status.DEADLINE_EXCEEDED, "deadline")
             elif arrival_ns <= spent_ns:
                 self._refuse(refused, row, Status.RESOURCE_EXHAUSTED, "budget")
+                self._recorder.record_spent(arrival_ns, now_ns)
         return [row for row in range(columns.rows) if row not in refused]
 
     def _count_expired(self, columns: Columns, fresh: list[int], taken_up_ns: int) -> None:

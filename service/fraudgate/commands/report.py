@@ -120,6 +120,8 @@ def _run_lines(run: Run) -> Iterator[str]:
     yield f"goodput: {run.goodput:,.0f} decisions a second within the budget; refused: {refused}"
     yield f"CPU: {run.cpu_seconds_per_million:,.1f} s for a million decisions"
     yield f"ledger: {run.mismatches:,} decisions whose stages and whole differ by more than 50 us"
+    late = ", ".join(f"{n:,} {cause}" for cause, n in run.over_budget.most_common()) or "nothing"
+    yield f"over the budget because of: {late}"
     causes = Counter(event.cause for event in run.events).most_common()
     yield f"timeline: {', '.join(f'{n:,} {cause}' for cause, n in causes) or 'nothing'}"
 

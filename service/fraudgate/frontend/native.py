@@ -18,7 +18,14 @@ from fraudgate.frontend import callers, refusals
 from fraudgate.frontend.native_door import NativeDoor, wire
 from fraudgate.frontend.side import SideDoor
 from fraudgate.latency.recorder import Counters, Recorder
-from fraudgate.limits import BATCH_ROWS_MAX, MESSAGE_BYTES_MAX, SCORE_BATCH_ROWS_MAX, SECOND_NS, STREAM_UNANSWERED_MAX
+from fraudgate.limits import (
+    BATCH_ROWS_MAX,
+    BUDGET_NS,
+    MESSAGE_BYTES_MAX,
+    SCORE_BATCH_ROWS_MAX,
+    SECOND_NS,
+    STREAM_UNANSWERED_MAX,
+)
 from fraudgate.pipeline import Pipeline
 from fraudgate.transaction import ANSWER_DTYPE, Int64
 
@@ -101,6 +108,7 @@ def settings(config: Config, echo: bytes | None = None) -> Mapping[str, Any]:
         "callers": [each._asdict() for each in known],
         "callers_required": config.admission.callers_required,
         "refusals_per_second_max": config.admission.refusals_per_second_max,
+        "late_ns": batching.budget_ns or BUDGET_NS,
         "message_bytes_max": MESSAGE_BYTES_MAX,
         "score_batch_rows_max": SCORE_BATCH_ROWS_MAX,
         "stream_unanswered_max": STREAM_UNANSWERED_MAX,

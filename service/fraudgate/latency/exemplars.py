@@ -11,8 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from fraudgate.editions import Editions, decision_id
+from fraudgate.latency.budget import Budget
+from fraudgate.latency.causes import explain
 from fraudgate.latency.recorder import Waiting
-from fraudgate.latency.timeline import Event, Timeline
+from fraudgate.latency.timeline import Event, Events, Timeline
 from fraudgate.limits import SECOND_NS
 from fraudgate.transaction import ANSWER_DTYPE, Answers, Fallback, Int64
 
@@ -34,6 +36,8 @@ class Exemplar:
     arrival_ns: int
     stages_ns: dict[str, int]
     events: tuple[Event, ...]
+    cause: str = ""
+    """Why it took longer than the budget, see ``latency.causes``; empty where it did not."""
 
 
 @dataclass(slots=True)
@@ -99,7 +103,8 @@ class Slowest:
 class Exemplars:
     """The slowest decisions since the last ``cut``, and those of the last 10 to 20 s."""
 
-    def __init__(self, timeline: Timeline, editions: Editions, kept: int = KEPT) -> None:
+    def __init__(self, timeline: Timeline, editions: Editions, kept: int = KEPT, budget: Budget | None = None) -> None:
+        self._budget = budget or Budget.default()
         self._timeline, self._editions, self._kept = timeline, editions, kept
         self._batches = 0
         self._interval, self._rolling, self._rolled = Slowest(kept), Slowest(kept), Slowest(kept)
@@ -150,8 +155,9 @@ class Exemplars:
         events = self._timeline.since(int(slowest.rows["arrival_ns"].min()))
         stamps = np.array([slowest.rows[name] for name in _STAMPS])
         stages = np.concatenate((np.diff(stamps, axis=0), slowest.total_ns[None])).T.tolist()
+        causes = self._causes(stamps, events)
         told = []
-        for row, batch, stages_ns in zip(slowest.rows, slowest.batches.tolist(), stages, strict=True):
+        for row, batch, stages_ns, cause in zip(slowest.rows, slowest.batches.tolist(), stages, causes, strict=True):
             edition = self._editions[int(row["edition"])]
             arrival_ns = int(row["arrival_ns"])
             told.append(
@@ -164,6 +170,13 @@ class Exemplars:
                     arrival_ns=arrival_ns,
                     stages_ns=dict(zip(_STAGES, stages_ns, strict=True)),
                     events=tuple(events.overlapping(arrival_ns, int(row["answered_ns"]))),
+                    cause=cause,
                 )
             )
         return told
+
+    def _causes(self, stamps_ns: Int64, events: Events) -> list[str]:
+        """Of each row; empty for those within the budget."""
+        late = stamps_ns[-1] - stamps_ns[0] > self._budget.total_ns
+        causes = explain(stamps_ns, stamps_ns[0], events.events, self._budget)
+        return [cause if over else "" for cause, over in zip(causes, late.tolist(), strict=True)]

@@ -98,6 +98,7 @@ class IntervalLog:
             refusals=_grown(counted.refusals, before.refusals),
             batch_rows=[now - then for now, then in zip(counted.batch_rows, before.batch_rows, strict=True)],
             totals=_grown(counted.totals, before.totals),
+            over_budget=_grown(counted.over_budget, before.over_budget),
         )
 
     def _seconds(self, ns: int) -> float:
@@ -117,6 +118,7 @@ class IntervalLog:
             batch_rows=exemplar.batch_rows,
             stages_ns=exemplar.stages_ns,
             events=[self._event(event) for event in exemplar.events],
+            cause=exemplar.cause,
         )
 
     def _append(self, path: Path, content: bytes) -> int:

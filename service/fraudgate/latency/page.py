@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from html import escape
 
+from fraudgate.latency.causes import OTHER_CAUSES
 from fraudgate.latency.charts import LEVELS, columns, percentile_curves, stage_bars
 from fraudgate.latency.run import Run
 from fraudgate.latency.side_file import EventLine, ExemplarLine
@@ -21,7 +22,14 @@ def to_html(run: Run, core_hour_price: float | None = None) -> str:
     """The whole page. ``core_hour_price``: of one CPU core for an hour, in any currency."""
     title = f"{run.decided:,} decisions" if run.decided else "Latency"
     parts = [_head(run, title), tile_row(_tiles(run, core_hour_price)), _latency(run), _stages(run)]
-    parts += [_batches(run), _refusals(run), _disturbances(run), _cost(run, core_hour_price), _exemplars(run)]
+    parts += [
+        _batches(run),
+        _refusals(run),
+        _late(run),
+        _disturbances(run),
+        _cost(run, core_hour_price),
+        _exemplars(run),
+    ]
     return page(title, filter(None, parts))
 
 
@@ -130,6 +138,19 @@ def _refusals(run: Run) -> str:
     return section("Refusals", note, table(["Reason", "transactions"], rows) if rows else "")
 
 
+def _late(run: Run) -> str:
+    """Decisions over the budget, by cause."""
+    if not run.over_budget:
+        return ""
+    late = sum(run.over_budget.values())
+    rows = []
+    for cause, n in run.over_budget.most_common():
+        what = f'<span class="words">{escape(CAUSES.get(cause, OTHER_CAUSES.get(cause, "")))}</span>'
+        rows.append(("", cause.replace("_", " "), [f"{n:,}", f"{n / late:.1%}", what]))
+    note = "A cause is named where it covers at least half of what a stage took over its allowance."
+    return section("Why decisions were late", note, table(["Cause", "decisions", "share", ""], rows, raw=True))
+
+
 def _disturbances(run: Run) -> str:
     """Stalls, collections and whatever else stands in the timeline, by cause."""
     if not run.has_counters:
@@ -167,7 +188,7 @@ def _exemplars(run: Run) -> str:
     of_batch: defaultdict[tuple[str, int], list[ExemplarLine]] = defaultdict(list)
     for one in run.exemplars:
         of_batch[one.decision_id.rpartition("-")[0], one.batch].append(one)
-    heads = ["Decision", "at", "total ms", *_STAGES, "batch", "slow", "meanwhile", "engine"]
+    heads = ["Decision", "at", "total ms", *_STAGES, "batch", "slow", "late by", "meanwhile", "engine"]
     rows = [("", ones[0].decision_id, _exemplar(ones)) for ones in list(of_batch.values())[:BATCHES_SHOWN]]
     note = f"Of the {len(run.exemplars)} slowest, which were kept whole: the slowest of each batch, in ms, how many of "
     note += "its batch are among them, and what overlapped them."
@@ -187,6 +208,7 @@ def _exemplar(ones: list[ExemplarLine]) -> list[str]:
     total = f"<b>{one.stages_ns.get('total', 0) / MILLISECOND_NS:.2f}</b>"
     among = f"{len(ones)} of {one.batch_rows}"
     head = [f"{at:%H:%M:%S}.{at.microsecond // 1_000:03}", total, *stages, f"{one.batch:,}", among]
+    head.append(escape(one.cause.replace("_", " ")))
     return [*head, f'<span class="words">{_meanwhile(one.events)}</span>', escape(one.engine + fallback)]
 
 

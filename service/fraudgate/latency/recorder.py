@@ -49,6 +49,7 @@ TOTALS = {
     "fraudgate_connections_broken_total": "Connections closed because the peer broke HTTP/2, TLS or a limit.",
     "fraudgate_connections_stalled_total": "Connections closed because the peer did not read, ping or shake hands.",
     "fraudgate_answers_unread_total": "Answers given up because the peer left them unread for too long.",
+    "fraudgate_late_unread_total": "Decisions over the budget only because the peer left their bytes unread.",
     "fraudgate_traces_dropped_total": "Transactions without their trace because the collector lags behind.",
     "fraudgate_ledger_mismatch_total": "Decisions whose stages and whole differ by more than 50 us.",
     "fraudgate_connections_paused_total": "Times a connection was not read for a while: too much was refused on it.",
@@ -62,6 +63,8 @@ LEVELS = {
     "fraudgate_predicted_wait_seconds": "How long a transaction that arrived now would wait for its answer.",
 }
 """Every named level and its help text. The second is the native front end's alone."""
+
+LATE_UNREAD = "fraudgate_late_unread_total"
 
 _STAMPS = ("arrival_ns", "taken_up_ns", "gathered_ns", "inferred_ns", "answered_ns")
 """Each of the first four stages lies between two of them, in order; ``total`` between the first and the last."""
@@ -110,6 +113,8 @@ class Recorder:
         self.budget_ns = budget_ns
         self.watchers: list[Callable[[Answers], None]] = []
         """Told of every decided batch, on the scoring loop."""
+        self.spent_watchers: list[Callable[[tuple[int, int]], None]] = []
+        """Told of every row that was refused at take-up: its arrival, and that."""
         self._cells = {stage: np.zeros(CELLS, np.int64) for stage in (*STAGES, *SHARES)}
         self._views = {stage: cells.data for stage, cells in self._cells.items()}  # faster than NumPy for one
         self._base: tuple[int, Mapping[str, Filled]] = (now_ns, {})
@@ -127,6 +132,11 @@ class Recorder:
         self._waiting.put(decided)
         for watch in self.watchers:
             watch(decided)
+
+    def record_spent(self, arrival_ns: int, taken_up_ns: int) -> None:
+        """Tell of a row whose budget was spent before it was taken up."""
+        for watch in self.spent_watchers:
+            watch((arrival_ns, taken_up_ns))
 
     def _add_up(self, batches: Sequence[Answers]) -> None:
         if self._kernel is not None:
@@ -201,6 +211,8 @@ class CountersCopy(NamedTuple):
     refusals: dict[str, int]
     batch_rows: tuple[int, ...]  # batch_rows[n]: batches of n rows
     totals: dict[str, int]
+    over_budget: dict[str, int]
+    """By cause, see ``latency.causes``."""
 
 
 class Counters:
@@ -213,6 +225,7 @@ class Counters:
         self._refusals: dict[str, int] = {}
         self._batch_rows = [0] * (BATCH_ROWS_MAX + 1)
         self._totals = dict.fromkeys(TOTALS, 0)
+        self._over_budget: dict[str, int] = {}
         self._sources: list[Callable[[], Mapping[str, int]]] = []
         self.levels: Callable[[], Mapping[str, float]] = dict
         """What goes up and down, by name in ``LEVELS``; any thread may call it."""
@@ -237,6 +250,10 @@ class Counters:
         self.batches += 1
         self._batch_rows[rows] += 1
 
+    def count_over_budget(self, cause: str) -> None:
+        """Count a transaction that took longer than the budget, whether it was decided or then refused."""
+        self._over_budget[cause] = self._over_budget.get(cause, 0) + 1
+
     def count(self, name: str, n: int = 1) -> None:
         """Add to a total named in ``TOTALS``; KeyError for another name."""
         self._totals[name] += n
@@ -259,7 +276,10 @@ class Counters:
                     totals[name] += n
                 elif n:
                     refusals[name] = refusals.get(name, 0) + n
-        return CountersCopy(decisions, refusals, tuple(self._batch_rows), totals)
+        over_budget = dict(self._over_budget)
+        if totals[LATE_UNREAD]:
+            over_budget["slow_client"] = totals[LATE_UNREAD]
+        return CountersCopy(decisions, refusals, tuple(self._batch_rows), totals, over_budget)
 
 
 def _decisions(columns: Sequence[tuple[UInt8, UInt8]]) -> Int64:

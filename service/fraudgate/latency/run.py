@@ -25,6 +25,8 @@ class Run:
     decisions: Counter[str] = field(default_factory=Counter)
     refusals: Counter[str] = field(default_factory=Counter)
     totals: Counter[str] = field(default_factory=Counter)
+    over_budget: Counter[str] = field(default_factory=Counter)
+    """Decisions over the budget by cause."""
     batch_rows: list[int] = field(default_factory=list)
     cpu_seconds: float = 0.0
     events: list[EventLine] = field(default_factory=list)
@@ -49,6 +51,7 @@ class Run:
         self.decisions.update(interval.decisions)
         self.refusals.update(interval.refusals)
         self.totals.update(interval.totals)
+        self.over_budget.update(interval.over_budget)
         self.batch_rows = [a + b for a, b in zip_longest(self.batch_rows, interval.batch_rows, fillvalue=0)]
         self.cpu_seconds += interval.cpu_seconds
 
@@ -102,6 +105,7 @@ class Run:
                 "batch_rows": self.batch_rows,
                 "cpu_seconds": round(self.cpu_seconds, 6),
                 "ledger_mismatches": self.mismatches,
+                "over_budget": dict(self.over_budget),
                 "events": dict(Counter(event.cause for event in self.events)),
             }
         return form

@@ -29,6 +29,8 @@ class IntervalLine(msgspec.Struct, tag_field="kind", tag="interval", frozen=True
     batch_rows: list[int]
     """Batches by their rows, from 0 on."""
     totals: dict[str, int]
+    over_budget: dict[str, int] = {}
+    """Decisions by the cause of their being late."""
 
 
 class EventLine(msgspec.Struct, tag_field="kind", tag="event", frozen=True):
@@ -51,6 +53,7 @@ class ExemplarLine(msgspec.Struct, tag_field="kind", tag="exemplar", frozen=True
     batch_rows: int
     stages_ns: dict[str, int]
     events: list[EventLine]
+    cause: str = ""
 
 
 Line = IntervalLine | EventLine | ExemplarLine

@@ -7,11 +7,14 @@ know no clock; ``LoopWatch`` is the only part that waits.
 import asyncio
 import gc
 from collections.abc import Callable, Mapping
+from time import thread_time_ns
 from typing import Any
 
 from fraudgate.clock import Clock, monotonic_ns
+from fraudgate.latency.lateness import Rate, Sample, cause_of
 from fraudgate.latency.recorder import Counters, Recorder
-from fraudgate.latency.timeline import Timeline
+from fraudgate.latency.scheduler import RunQueue
+from fraudgate.latency.timeline import SlowRuns, Timeline
 from fraudgate.limits import MICROSECOND_NS, MILLISECOND_NS, SECOND_NS
 
 TICK_NS = 10 * MILLISECOND_NS
@@ -127,9 +130,14 @@ class LoopWatch:
         idle: Callable[[], bool],
         clock: Clock = monotonic_ns,
         timeline: Timeline | None = None,
+        runs: SlowRuns | None = None,
     ) -> None:
+        """``runs``: what the batches took; without it stalls are noted, and not why."""
         self._recorder, self._counters, self._idle, self._clock = recorder, counters, idle, clock
         self._timeline = timeline or Timeline()
+        self._runs = runs
+        self._queue: RunQueue | None = None
+        self._sample, self._rate = Sample(), Rate()
         self._meter = StallMeter()
         self._keeper = GcKeeper(clock())
         self._pauses = GcPauses(recorder, clock, self._timeline)
@@ -142,6 +150,8 @@ class LoopWatch:
         gc.freeze()
         gc.disable()
         gc.callbacks.append(self._pauses)
+        self._queue = RunQueue()
+        self._sample = self._sampled(self._clock())
         self._arm()
 
     def stop(self) -> None:
@@ -150,6 +160,8 @@ class LoopWatch:
             return
         self._timer.cancel()
         self._timer = None
+        if self._queue is not None:
+            self._queue.close()
         gc.callbacks.remove(self._pauses)
         gc.unfreeze()
         gc.enable()
@@ -164,6 +176,8 @@ class LoopWatch:
         self._recorder.record_one("loop_stall", late_ns)
         if late_ns >= NOTED_STALL_NS:
             self._timeline.note("loop_stall", now_ns - late_ns, now_ns)
+        if self._runs is not None:
+            self._note_why(now_ns, late_ns)
         young_objects, young_steps, _ = gc.get_count()
         generation = self._keeper.choose(now_ns, self._quiet(), young_objects, young_steps)
         if generation is not None:
@@ -171,6 +185,24 @@ class LoopWatch:
             end_ns = self._clock()
             self._keeper.collected(generation, end_ns, end_ns - now_ns)
         self._arm()
+
+    def _note_why(self, now_ns: int, late_ns: int) -> None:
+        before, self._sample = self._sample, self._sampled(now_ns)
+        overload = self._rate.overload_of(before, self._sample)
+        cause = cause_of(before, self._sample, late_ns) if late_ns >= NOTED_STALL_NS else None
+        if cause:
+            waited_ns = self._sample.waiting_ns - before.waiting_ns
+            self._timeline.note(cause, now_ns - max(late_ns, waited_ns), now_ns)
+        if overload and cause in (None, "cpu_wait"):  # what came while it did something else are many, too
+            self._timeline.prolong(overload, before.now_ns, now_ns)
+        if late_ns >= NOTED_STALL_NS and self._timeline.touches("swap", before.now_ns, now_ns):
+            self._timeline.note("swap", now_ns - late_ns, now_ns, "the scoring loop stood still with it")
+
+    def _sampled(self, now_ns: int) -> Sample:
+        runs, waiting_ns = self._runs, self._queue.waiting_ns() if self._queue else 0
+        if runs is None:
+            return Sample(now_ns)
+        return Sample(now_ns, thread_time_ns(), waiting_ns, runs.worked_ns, runs.rows, runs.batches)
 
     def _quiet(self) -> bool:
         batches, self._batches = self._batches, self._counters.batches

@@ -5,12 +5,15 @@ frequent one does not push a rare one out.
 """
 
 from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from struct import Struct
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fraudgate.latency.budget import Budget
+from fraudgate.limits import SECOND_NS
 from fraudgate.transaction import ANSWER_DTYPE, Answers, Int64
 
 CAUSES = {
@@ -21,9 +24,20 @@ CAUSES = {
     "store_slow": "Features took longer than their allowance.",
     "engine_slow": "The engine took longer than its allowance.",
     "guard_slow": "The rules took longer than their allowance.",
+    "snapshot": "The scoring loop stood still while the state was written.",
+    "cpu_wait": "The scoring loop was ready to run, and others had the CPUs.",
+    "front_wait": "The front end's thread was ready to run, and others had the CPUs.",
+    "cpu_steal": "The whole process stood still: stopped, or its CPUs stolen by the host.",
+    "interpreter": "A thread kept the interpreter: native code that did not let it go.",
+    "lock": "The scoring loop was blocked: it neither ran nor waited for a CPU.",
+    "busy_spin": "The scoring loop ran something other than batches.",
+    "burst": "More arrived than could be decided, and twice as much as usual: full batches, one after the other.",
+    "overload": "More arrived than could be decided, as much as usual: full batches, one after the other.",
+    "engine_opening": "An engine was opened and checked.",
 }
 """Every cause, and what it means."""
 
+_LASTING_NS = 60 * SECOND_NS
 EVENTS_MAX = 1_024
 """Of each cause."""
 
@@ -50,6 +64,32 @@ class Timeline:
     def note(self, cause: str, start_ns: int, end_ns: int, detail: str = "") -> None:
         """Keep an event; KeyError for a cause that ``CAUSES`` does not name. ``detail``: never of a customer."""
         self._events[cause].append(Event(cause, start_ns, end_ns, detail))
+
+    def prolong(self, cause: str, start_ns: int, end_ns: int) -> None:
+        """Keep an event, as one with the last of its cause where that lasted until ``start_ns``."""
+        events = self._events[cause]
+        if events and events[-1].end_ns == start_ns:
+            events[-1] = events[-1]._replace(end_ns=end_ns)
+        else:
+            self.note(cause, start_ns, end_ns)
+
+    @contextmanager
+    def lasting(self, cause: str, clock: Callable[[], int]) -> Iterator[None]:
+        """Note an event that lasts as long as what is done within, from its beginning on."""
+        start_ns = clock()
+        begun = Event(cause, start_ns, start_ns + _LASTING_NS)
+        self._events[cause].append(begun)
+        try:
+            yield
+        finally:
+            with suppress(ValueError):  # others have pushed it out
+                self._events[cause].remove(begun)
+            self.note(cause, start_ns, clock())
+
+    def touches(self, cause: str, start_ns: int, end_ns: int) -> bool:
+        """Whether the last event of a cause touches ``start_ns..end_ns``."""
+        events = self._events[cause]
+        return bool(events) and events[-1].start_ns <= end_ns and events[-1].end_ns >= start_ns
 
     def since(self, start_ns: int) -> "Events":
         """The events that ended at ``start_ns`` or later."""
@@ -81,15 +121,23 @@ class SlowRuns:
     def __init__(self, timeline: Timeline, budget: Budget) -> None:
         self._timeline = timeline
         allowed_ns = budget.allowed_ns
+        self.worked_ns = self.rows = self.batches = 0
+        """What the batches within their allowance took from take-up to decision, and how many there were."""
+        self._until_ns = 0
         self._allowed_ns = allowed_ns["features"], allowed_ns["inference"], allowed_ns["guardrails"]
 
     def record_batch(self, decided: Answers) -> None:
         """Look at a batch of rows decided now: ANSWER_DTYPE[n], n >= 1, which share these stamps."""
         row: Any = decided  # a buffer, which its type does not say before Python 3.12
         taken_up_ns, gathered_ns, inferred_ns, answered_ns = _STAMPS.unpack_from(row, _STAMPS_OFFSET)
+        worked_ns, self._until_ns = answered_ns - max(taken_up_ns, self._until_ns), answered_ns
+        self.rows += len(decided)
+        self.batches += 1
         features_ns, inference_ns, guardrails_ns = self._allowed_ns
         if gathered_ns - taken_up_ns > features_ns:
             self._timeline.note("store_slow", taken_up_ns, gathered_ns)
+        elif inferred_ns - gathered_ns <= inference_ns and answered_ns - inferred_ns <= guardrails_ns:
+            self.worked_ns += worked_ns
         if inferred_ns - gathered_ns > inference_ns:
             self._timeline.note("engine_slow", gathered_ns, inferred_ns)
         if answered_ns - inferred_ns > guardrails_ns:

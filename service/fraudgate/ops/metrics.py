@@ -15,6 +15,7 @@ from fraudgate.engines.fleet import Fleet
 from fraudgate.engines.report import FleetReport, TierReport, TrialReport
 from fraudgate.ladder import Ladder
 from fraudgate.latency.calls import Calls
+from fraudgate.latency.causes import NAMES
 from fraudgate.latency.histogram import Distribution
 from fraudgate.latency.recorder import LEVELS, STAGES, TOTALS, Counters, CountersCopy, Recorder
 from fraudgate.limits import MILLISECOND_NS, SECOND_NS
@@ -115,6 +116,14 @@ def _counts(counters: CountersCopy) -> Iterator["Metric"]:
     for reason, count in sorted({**none, **counters.refusals}.items()):
         refusals.add_metric([reason], count)
     yield refusals
+    over_budget = CounterMetricFamily(
+        "fraudgate_over_budget_total",
+        "Transactions that took longer than the budget, decided or then refused, by cause.",
+        labels=["cause"],
+    )
+    for cause, count in {**dict.fromkeys(NAMES, 0), **counters.over_budget}.items():
+        over_budget.add_metric([cause], count)
+    yield over_budget
     for name, count in counters.totals.items():
         yield CounterMetricFamily(name, TOTALS[name], value=count)
 

@@ -30,13 +30,15 @@ pub enum Counted {
     ConnectionStalled,
     /// Answers given up because the peer left them unread.
     AnswerUnread,
+    /// Decisions that were in time until the peer's window had no room for them.
+    AnswerLate,
     /// Decisions whose stages do not add up to the time they took.
     LedgerMismatch,
     /// Times that a connection was not read for a while because too much was refused on it.
     ConnectionPaused,
 }
 
-const NAMES: [&str; 20] = [
+const NAMES: [&str; 21] = [
     "unavailable",
     "deadline",
     "budget",
@@ -55,6 +57,7 @@ const NAMES: [&str; 20] = [
     "fraudgate_connections_broken_total",
     "fraudgate_connections_stalled_total",
     "fraudgate_answers_unread_total",
+    "fraudgate_late_unread_total",
     "fraudgate_ledger_mismatch_total",
     "fraudgate_connections_paused_total",
 ];

@@ -88,8 +88,9 @@ fn answer(
         Reply::Unary(call) => {
             let Some(mut respond) = call.take() else { return Ok(()) }; // ended at its deadline: likewise
             reply::put_prefix(&mut frame);
+            let late_at_ns = (!row.replayed).then(|| entry.arrival_ns.saturating_add(front.settings.late_ns));
             // Gone: the answer is kept for the retry
-            drop(reply::answer(front, &mut respond, frame.freeze(), row.replayed));
+            drop(reply::answer(front, &mut respond, frame.freeze(), row.replayed, late_at_ns));
         }
         Reply::Row(slot) => slot.put(many::result(id, End::Response(&frame[reply::PREFIX_BYTES..]))),
         Reply::Sent => (),

@@ -52,7 +52,7 @@ pub async fn score_batch(
         () = until(deadline_ns) => Err(Ended::Refused(front.refusals.deadline.clone())),
     };
     match ended {
-        Ok(frame) => drop(reply::answer(&front, &mut respond, frame, false)),
+        Ok(frame) => drop(reply::answer(&front, &mut respond, frame, false, None)),
         Err(Ended::Gone) => results.abandon(),
         Err(Ended::Refused(refusal)) => drop(reply::refuse(&mut respond, &refusal)),
     }

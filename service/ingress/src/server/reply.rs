@@ -11,6 +11,7 @@ use h2::server::SendResponse;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use tokio::time::timeout;
 
+use super::clock::monotonic_ns;
 use super::counts::Counted;
 use super::front::Front;
 use super::guard::guarded_task;
@@ -70,10 +71,16 @@ pub fn put_prefix(frame: &mut BytesMut) {
     frame[1..PREFIX_BYTES].copy_from_slice(&length.to_be_bytes());
 }
 
-/// Headers, one message that has its prefix, trailers.
-pub fn answer(front: &Arc<Front>, respond: &mut SendResponse<Bytes>, frame: Bytes, replayed: bool) -> Result<(), Gone> {
+/// Headers, one message that has its prefix, trailers. A decision is late after `late_at_ns`.
+pub fn answer(
+    front: &Arc<Front>,
+    respond: &mut SendResponse<Bytes>,
+    frame: Bytes,
+    replayed: bool,
+    late_at_ns: Option<i64>,
+) -> Result<(), Gone> {
     let send = respond.send_response(head(replayed), false)?;
-    deliver(front, send, frame, Some(ok_trailers()))
+    deliver(front, send, frame, Some(ok_trailers()), late_at_ns)
 }
 
 /// A body and, if there are any, trailers. A body that the peer's window has no room for waits for it in a task.
@@ -82,6 +89,7 @@ fn deliver(
     mut send: SendStream<Bytes>,
     body: Bytes,
     trailers: Option<HeaderMap>,
+    late_at_ns: Option<i64>,
 ) -> Result<(), Gone> {
     if has_room(&mut send, body.len()) {
         return end(&mut send, body, trailers);
@@ -89,9 +97,13 @@ fn deliver(
     let mut share = front.held.share();
     if share.hold(body.len()) {
         let held = front.clone();
+        let late_at_ns = late_at_ns.filter(|late_at_ns| monotonic_ns() <= *late_at_ns); // else it was late before
         tokio::spawn(guarded_task(front.clone(), async move {
             if write(&held, &mut send, body).await.is_ok() {
                 let _ = end(&mut send, Bytes::new(), trailers); // Gone: nobody waits
+            }
+            if late_at_ns.is_some_and(|late_at_ns| monotonic_ns() > late_at_ns) {
+                held.counts.count(Counted::AnswerLate);
             }
             drop(share);
         }));
@@ -164,7 +176,7 @@ pub fn reject(
         headers.insert("allow", HeaderValue::from_static("POST"));
     }
     let send = respond.send_response(response, headless)?;
-    if headless { Ok(()) } else { deliver(front, send, Bytes::from_static(NOT_GRPC), None) }
+    if headless { Ok(()) } else { deliver(front, send, Bytes::from_static(NOT_GRPC), None, None) }
 }
 
 /// The response headers of a call that has messages.

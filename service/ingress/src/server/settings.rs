@@ -27,6 +27,8 @@ pub struct Settings {
     pub callers_required: bool,
     /// Of one connection.
     pub refusals_per_second_max: u32,
+    /// A decision that takes longer is late, whether or not `budget_ns` refuses such.
+    pub late_ns: i64,
     pub message_bytes_max: usize,
     pub score_batch_rows_max: usize,
     pub stream_unanswered_max: usize,

@@ -78,7 +78,7 @@ fn admit(
 ) {
     let Some(mut respond) = respond.take() else { return };
     if let Some(echo) = &front.echo {
-        let _ = reply::answer(front, &mut respond, echo.clone(), false); // Gone: nobody waits
+        let _ = reply::answer(front, &mut respond, echo.clone(), false, None); // Gone: nobody waits
         return;
     }
     let call = Arc::new(Call::new(respond));

@@ -1,0 +1,81 @@
+"""Every transaction over the budget, counted by its cause: decided late, or refused at take-up because it was spent.
+
+The scoring loop appends each decided batch, at the cost of that; ``settle`` looks at them on another thread, after
+``SETTLED_NS``: what was noted a little late is then in the timeline.
+"""
+
+from collections import deque
+
+import numpy as np
+
+from fraudgate.latency.budget import Budget
+from fraudgate.latency.causes import STAMPS, backlogs, explain, stamps_of
+from fraudgate.latency.recorder import Counters
+from fraudgate.latency.timeline import SlowRuns, Timeline
+from fraudgate.limits import MILLISECOND_NS, SECOND_NS
+from fraudgate.transaction import ANSWER_DTYPE, Answers, Int64
+
+SETTLED_NS = 100 * MILLISECOND_NS
+BATCHES_MAX = 16_384
+"""That nobody has looked at: many times what one period decides. Of more the oldest are forgotten."""
+SPENT_MAX = 262_144
+_LOOK_BACK_NS = 5 * SECOND_NS
+
+
+class Overruns:
+    """``record_batch`` and ``record_spent`` on the scoring loop, ``settle`` on one other thread."""
+
+    def __init__(self, timeline: Timeline, budget: Budget, counters: Counters) -> None:
+        self._timeline, self._budget, self._counters = timeline, budget, counters
+        self.runs = SlowRuns(timeline, budget)
+        """It has to be told of every batch, too."""
+        self._decided: deque[Answers] = deque(maxlen=BATCHES_MAX)
+        self._spent: deque[tuple[int, int]] = deque(maxlen=SPENT_MAX)
+        self._late: deque[Int64] = deque()
+        self._since_ns = self._until_ns = 0
+        self.record_batch = self._decided.append
+        """Take rows decided now, ANSWER_DTYPE[n], which nobody may change from here on."""
+
+    def record_spent(self, span_ns: tuple[int, int]) -> None:
+        """Take arrival and take-up of a row that was then refused because its budget was spent."""
+        self.runs.rows += 1
+        self._spent.append(span_ns)
+
+    def settle(self, now_ns: int) -> None:
+        """Count what ended over its budget at least ``SETTLED_NS`` ago."""
+        for stamps_ns in (self._late_of_decided(), self._late_of_spent()):
+            if stamps_ns is not None and stamps_ns.size:
+                self._late.append(stamps_ns)
+        due: list[Int64] = []
+        while self._late and self._late[0][-1].max() <= now_ns - SETTLED_NS:
+            due.append(self._late.popleft())
+        if due:
+            self._count(np.concatenate(due, axis=1))
+
+    def _late_of_decided(self) -> Int64 | None:
+        """int64[5, n]."""
+        decided = [self._decided.popleft() for _ in range(len(self._decided))]
+        if not decided:
+            return None
+        rows = np.frombuffer(b"".join([batch.tobytes() for batch in decided]), ANSWER_DTYPE)
+        late = rows["answered_ns"] - rows["arrival_ns"] > self._budget.total_ns
+        return stamps_of(rows[late]) if late.any() else None
+
+    def _late_of_spent(self) -> Int64 | None:
+        """int64[5, n]: all they did was to queue."""
+        spent = [self._spent.popleft() for _ in range(len(self._spent))]
+        if not spent:
+            return None
+        arrival_ns, taken_up_ns = np.array(spent, np.int64).T
+        return np.stack([arrival_ns, *[taken_up_ns] * (len(STAMPS) - 1)])
+
+    def _count(self, stamps_ns: Int64) -> None:
+        stamps_ns = stamps_ns[:, np.argsort(stamps_ns[0], kind="stable")]
+        arrivals_ns, taken_up_ns = stamps_ns[:2].tolist()
+        found = backlogs(list(zip(arrivals_ns, taken_up_ns, strict=True)), self._since_ns, self._until_ns)
+        self._since_ns, self._until_ns = found[-1]
+        since_ns = np.minimum([since_ns for since_ns, _ in found], stamps_ns[0])
+        since_ns = np.maximum(since_ns, stamps_ns[0] - _LOOK_BACK_NS)
+        events = self._timeline.since(int(since_ns.min())).events
+        for cause in explain(stamps_ns, since_ns, events, self._budget):
+            self._counters.count_over_budget(cause)
