@@ -14,6 +14,7 @@ pytest.importorskip("fraudgate_ingress", reason="the native front end is not bui
 from benchmarks import faults
 from benchmarks.faults import FAULTS, Load, Place, measure
 
+pytestmark = pytest.mark.slow  # a minute; and a test machine's neighbours must not fail it
 BUSY_MACHINE = {"cpu_wait", "front_wait", "cpu_steal"}
 STRIKES = {"steal": 5, "swap": 1}
 """The others strike twice."""

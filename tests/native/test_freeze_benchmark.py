@@ -40,6 +40,7 @@ def test_the_formula_is_what_a_queue_does(rate: float, share: float, stop: float
     assert abs(waits[-1] - freeze.analytic_ns(1.0, stop * SECOND_NS, seconds, share)) <= allowed_ns
 
 
+@pytest.mark.slow
 def test_one_short_stop_and_one_that_the_queue_does_not_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.native.SATURATED_SECONDS", 0.2)
     monkeypatch.setattr("benchmarks.native.FOLLOWING_DAYS", 2)

@@ -39,6 +39,7 @@ def test_growth_is_from_the_first_minute_to_the_last_whatever_a_window_took() ->
     )
 
 
+@pytest.mark.slow
 def test_short_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.native.FOLLOWING_DAYS", 2)
     monkeypatch.setattr("benchmarks.traffic.HISTORY_DAYS", 2)
