@@ -10,6 +10,7 @@ from benchmarks import watching
 from benchmarks.native import Traffic, service
 
 
+@pytest.mark.slow
 def test_one_short_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(watching, "WINDOW_SECONDS", 0.3)
     monkeypatch.setattr(watching, "SETTLE_SECONDS", 1.5)
