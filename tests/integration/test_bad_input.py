@@ -8,6 +8,7 @@ import math
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -268,6 +269,15 @@ them itself before a handler runs, and INTERNAL is its word for it.
 """
 
 
+async def ended(server: Running, data: bytes, headers: Mapping[str, str]) -> RawEnd:
+    """How a call ended. grpcio now and then leaves one unanswered whose message broke before a handler had it."""
+    for _ in range(2):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(5):
+                return await raw_call(server, data, headers)
+    return await raw_call(server, data, headers)
+
+
 @pytest.mark.parametrize(
     ("data", "headers", "codes"),
     [
@@ -284,7 +294,7 @@ them itself before a handler runs, and INTERNAL is its word for it.
 async def test_a_message_that_cannot_be_unpacked_is_refused(
     server: Running, data: bytes, headers: Mapping[str, str], codes: set[Code], request: pytest.FixtureRequest
 ) -> None:
-    end = await raw_call(server, data, headers)
+    end = await ended(server, data, headers)
     assert end.status in {str(code.value[0]) for code in codes}
     await answers_32(server, f"after {request.node.callspec.id}")
     assert await server.count("C-whole") == 0
