@@ -70,7 +70,7 @@ Neither is real traffic: before it decides about real payments, train it on your
 * Labels of the days from {facts.train_from} to the end of the week that begins on {week.start}:
   {len(week.train):,} rows, {int(week.train_fraud.sum()):,} frauds. All are known when the test week begins.
 * Features replayed through the feature store, so they are those that serving gathers.
-* {len(ramp_layer(recipe.ramps).bias)} fixed ramps -> {first} ReLU in INT8 -> {later}1 logit -> probability.
+* {_ramps(recipe)} -> {first} ReLU in INT8 -> {later}1 logit -> probability.
   Ramps, later layers and sigmoid are in float.
 {_teaching(facts)}
 * {recipe.epochs} epochs of AdamW, learning rate {recipe.learning_rate}, weight decay {recipe.weight_decay},
@@ -78,6 +78,11 @@ Neither is real traffic: before it decides about real payments, train it on your
 * Then {rounding.epochs} epochs at {rounding.learning_rate} with the first layer rounded, to its own
   answers in float (NVIDIA ModelOpt).
 * Made by `{manifest.command}`."""
+
+
+def _ramps(recipe: Recipe) -> str:
+    twice = recipe.rounding.doubled_ramps
+    return f"{len(ramp_layer(recipe.ramps).bias)} fixed ramps" + f", {twice} of them twice" * (twice > 0)
 
 
 def _teaching(facts: Facts) -> str:

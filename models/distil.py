@@ -24,8 +24,9 @@ class Student(NamedTuple):
 def fit_students(week: Split, lesson: Lesson | None, seeds: Iterable[int], recipe: Recipe) -> list[Network]:
     """Fit a student per seed on ``week``, whose teacher, if any, answered with ``lesson``, in float."""
     features, targets = student_rows(week, lesson, recipe.distillation)
-    members = [Member(seed, np.arange(len(features))) for seed in seeds]
-    return fit(ramp_layer(recipe.ramps), features, targets, members, recipe)
+    members, ramps = [Member(seed, np.arange(len(features))) for seed in seeds], ramp_layer(recipe.ramps)
+    stacks = [members] if recipe.side_by_side else [[member] for member in members]
+    return [network for stack in stacks for network in fit(ramps, features, targets, stack, recipe)]
 
 
 def distil(week: Split, lesson: Lesson | None, seeds: Iterable[int], recipe: Recipe) -> list[Student]:

@@ -42,25 +42,27 @@ KNOTS = {
 
 
 class Ratio(NamedTuple):
-    """Ramps of ``value`` - q x ``base`` from ``edge`` under zero to ``edge`` over it, one for each q."""
+    """Ramps of ``value`` - q x ``base`` from ``low`` to ``high``, one for each q."""
 
     value: str
     base: str
     factors: tuple[float, ...]  # q
-    edge: float
+    low: float
+    high: float
 
 
-OWN_WEEK = Ratio(AMOUNT, WEEK_MEAN, OWN_MEAN_FACTORS, 10.0)
-OWN_MONTH = Ratio(AMOUNT, MONTH_MEAN, OWN_MEAN_FACTORS, 10.0)
+OWN_WEEK = Ratio(AMOUNT, WEEK_MEAN, OWN_MEAN_FACTORS, -10.0, 10.0)
+OWN_MONTH = Ratio(AMOUNT, MONTH_MEAN, OWN_MEAN_FACTORS, -10.0, 10.0)
 """Is this payment large for this customer?"""
 RISING_MEAN = (
-    Ratio(WEEK_MEAN, MONTH_MEAN, (0.8, 1.0, 1.2, 1.5, 2.0), 8.0),
-    Ratio(DAY_MEAN, MONTH_MEAN, (0.7, 1.0, 1.5, 2.0, 3.0), 8.0),
+    Ratio(WEEK_MEAN, MONTH_MEAN, (0.8, 1.0, 1.2, 1.5, 2.0), -8.0, 8.0),
+    Ratio(DAY_MEAN, MONTH_MEAN, (0.7, 1.0, 1.5, 2.0, 3.0), -8.0, 8.0),
 )
 """Have this customer's payments grown of late?"""
+RISK_EDGES = -0.1, 0.104  # most terminals have no risk at all: zero lies on a step (125), not on the edge between two
 RISING_RISK = (
-    Ratio(WEEK_RISK, MONTH_RISK, (0.5, 1.0, 1.5, 2.0, 3.0), 0.1),
-    Ratio(DAY_RISK, WEEK_RISK, (0.5, 1.0, 1.5, 2.0), 0.1),
+    Ratio(WEEK_RISK, MONTH_RISK, (0.5, 1.0, 1.5, 2.0, 3.0), *RISK_EDGES),
+    Ratio(DAY_RISK, WEEK_RISK, (0.5, 1.0, 1.5, 2.0), *RISK_EDGES),
 )
 """Have this terminal's frauds begun of late?"""
 
@@ -97,8 +99,8 @@ class RampLayer(NamedTuple):
 def ramp_layer(plan: RampPlan) -> RampLayer:
     """The layer over the features of SCHEMA, in their order."""
     ramps = [({name: 1.0}, low, high) for name, ends in plan.knots.items() for low, high in pairwise(ends)]
-    for value, base, factors, edge in plan.ratios:
-        ramps += [({value: 1.0, base: -q}, -edge, edge) for q in factors]
+    for value, base, factors, low, high in plan.ratios:
+        ramps += [({value: 1.0, base: -q}, low, high) for q in factors]
     weight = np.zeros((len(SCHEMA.names), len(ramps)))
     bias = np.zeros(len(ramps))
     for unit, (terms, low, high) in enumerate(ramps):

@@ -39,6 +39,8 @@ class Rounding(NamedTuple):
 
     epochs: int = 6
     learning_rate: float = 0.0005
+    doubled_ramps: int = 0  # laid twice, with half the weights each: those that set the widest ranges
+    steep_draws: int = 1  # how often an epoch draws a row whose score is neither almost 0 nor almost 1
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Recipe:
     learning_rate: float = 0.01
     weight_decay: float = 0.1
     batch_rows: int = 1_024
+    side_by_side: bool = True  # seeds are fitted as one stack: quicker where layers are small
     ramps: RampPlan = field(default_factory=RampPlan)
     teacher: Teacher = field(default_factory=Teacher)
     distillation: Distillation = field(default_factory=Distillation)

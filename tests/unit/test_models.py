@@ -5,6 +5,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fraudgate.demo.recompute import recompute
 from fraudgate.engines import golden
@@ -17,7 +19,7 @@ from models.dataset import SCHEMA, Dataset, day_number, replay
 from models.network import Network
 from models.protocol import FOLD_STARTS, HISTORY_START, split
 from models.quantise import STEPS_MAX, export, quantise
-from models.ramps import AMOUNT, KNOTS, MONTH_MEAN, WEEK_MEAN, RampPlan, Ratio, ramp_layer
+from models.ramps import AMOUNT, KNOTS, MONTH_MEAN, RISING_RISK, WEEK_MEAN, RampPlan, Ratio, ramp_layer
 from models.thresholds import caught, choose_thresholds, flips
 
 SHAPES = ((64,), (64, 32), (32, 16, 8))
@@ -52,7 +54,7 @@ def test_replay_gathers_what_columns_at_once_give() -> None:
 
 def test_ramps_are_the_clipped_lines_that_the_knots_say(features: np.ndarray) -> None:
     pairs = ((AMOUNT, WEEK_MEAN), (AMOUNT, MONTH_MEAN), (WEEK_MEAN, MONTH_MEAN))
-    plan = RampPlan(ratios=tuple(Ratio(*pair, (2.0, 2.5, 3.0), 10.0) for pair in pairs))
+    plan = RampPlan(ratios=tuple(Ratio(*pair, (2.0, 2.5, 3.0), -10.0, 10.0) for pair in pairs))
     found = ramp_layer(plan)(features)
     wide = dict(zip(SCHEMA.names, features.astype(np.float64).T, strict=True))
     expected = [
@@ -85,6 +87,27 @@ def test_int8_graph_gives_the_reference_away_from_edges(
     assert len(sound) > len(features) / 3
     scores = served.score(export(model, "int8"), "int8", sound)
     np.testing.assert_allclose(scores, goldens.reference_scores(model, sound), rtol=0, atol=golden.DIFFERENCE_MAX / 5)
+
+
+def test_a_rising_risk_of_nothing_is_no_edge() -> None:
+    """Most terminals have no risk at all: were zero an edge, few rows could be golden."""
+    layer = ramp_layer(RampPlan(knots={}, ratios=RISING_RISK))
+    assert goldens.clear_of_edges(layer, np.zeros((1, FEATURES), np.float32)).all()
+
+
+@settings(max_examples=40, derandomize=True, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), ramps=st.integers(0, 5))
+def test_doubled_ramps_narrow_the_ranges_of_the_same_function(seed: int, ramps: int) -> None:
+    random = np.random.default_rng(seed)
+    model = network()
+    first = random.normal(0, 1, model.weights[0].shape) ** 3
+    model = replace(model, weights=(first.astype(np.float32), *model.weights[1:]))
+    found, rows = model.doubled(ramps), random.normal(50, 60, (50, FEATURES)).astype(np.float32)
+    assert len(found.ramps.bias) == len(found.weights[0]) == len(RAMPS.bias) + ramps
+    np.testing.assert_allclose(found.logits(rows), model.logits(rows), rtol=1e-3, atol=1e-2)
+    before, after = (np.abs(each.weights[0]).max(axis=0) for each in (model, found))
+    assert (after <= before).all()
+    assert ramps == 0 or (after < before).any()
 
 
 @pytest.mark.parametrize("hidden", SHAPES)

@@ -23,7 +23,7 @@ from models.protocol import HISTORY_DAY, TRAIN_START, WEEK_DAYS, Split  # noqa: 
 from models.publish import CARD  # noqa: E402
 from models.quantise import export, quantise  # noqa: E402
 from models.ramps import RampPlan, ramp_layer  # noqa: E402
-from models.recipe import LABELS_ALONE, Distillation, Recipe, Teacher  # noqa: E402
+from models.recipe import LABELS_ALONE, Distillation, Recipe, Rounding, Teacher  # noqa: E402
 from models.teacher import Lesson, customer_groups, student_rows, teach  # noqa: E402
 
 RAMPS = ramp_layer(RampPlan())
@@ -112,6 +112,13 @@ def test_members_fitted_side_by_side_are_those_fitted_alone(week: Split) -> None
     np.testing.assert_allclose(together[1].logits(week.test), alone.logits(week.test), atol=1e-3)
 
 
+def test_seeds_fitted_one_by_one_do_not_depend_on_each_other(week: Split) -> None:
+    recipe = replace(SMALL, distillation=LABELS_ALONE, side_by_side=False)
+    _, second = fit_students(week, None, [0, 1], recipe)
+    (alone,) = fit_students(week, None, [1], recipe)
+    assert export(second, "fp32") == export(alone, "fp32")
+
+
 def fake_quantised(model: torch.nn.Sequential, network: Network, features: np.ndarray) -> np.ndarray:
     with torch.no_grad():
         logits = model(torch.from_numpy(network.ramps(features)))
@@ -144,10 +151,12 @@ def test_students_are_the_same_again_and_keep_their_ranges(week: Split, lesson: 
     assert (np.abs(first.rounded.weights[0]) <= first.rounded.largest).all()
 
 
-def test_training_on_brings_the_rounded_scores_nearer(week: Split, lesson: Lesson) -> None:
+@pytest.mark.parametrize("rounding", [Rounding(), Rounding(doubled_ramps=3, steep_draws=4)])
+def test_training_on_brings_the_rounded_scores_nearer(week: Split, lesson: Lesson, rounding: Rounding) -> None:
     """In the mean over seeds: one may be lucky in what rounding after training does to it."""
     errors = []
-    for student in distil(week, lesson, range(3), replace(SMALL, epochs=20)):
+    for student in distil(week, lesson, range(3), replace(SMALL, epochs=20, rounding=rounding)):
+        assert len(student.rounded.ramps.bias) == len(RAMPS.bias) + rounding.doubled_ramps
         wanted = served.score(export(student.fitted, "fp32"), "fp32", week.test)
         errors.append(
             [np.square(served.score(export(each, "int8"), "int8", week.test) - wanted).mean() for each in student]
