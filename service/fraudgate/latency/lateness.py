@@ -5,7 +5,8 @@ from typing import NamedTuple
 from fraudgate.limits import BATCH_ROWS_MAX, MILLISECOND_NS, SECOND_NS
 
 SWITCH_NS = 5 * MILLISECOND_NS
-"""A thread that waits for the interpreter wakes up so often: ``sys.getswitchinterval()``."""
+"""A thread that waits for the interpreter wakes up at least so often: Python's own switch interval, of which ``serve``
+asks for a tenth."""
 USUAL_NS = 60 * SECOND_NS
 _SWITCHES_ASIDE = 2
 _FULL_ROWS = BATCH_ROWS_MAX * 3 // 4
