@@ -58,12 +58,17 @@ class Callers:
         self._required = required
         self._numbers = {caller.token_sha256: number for number, caller in enumerate(callers) if number != ANONYMOUS}
 
+    @property
+    def alike(self) -> bool:
+        """Nobody is told apart: no caller is configured and none is required."""
+        return len(self._callers) == 1 and not self._required
+
     def identify(self, authorization: str | bytes | None, rpc: str) -> int | Refusal:
         """The caller's number, or why this call ends here. ``authorization``: that header's value, None without it.
 
         Where no caller is configured and none is required, the header is somebody else's and is not looked at.
         """
-        if authorization is None or (len(self._callers) == 1 and not self._required):
+        if authorization is None or self.alike:
             return refusals.UNAUTHENTICATED if self._required else ANONYMOUS
         digest = _digest(authorization)
         if digest not in self._numbers:
