@@ -193,7 +193,7 @@ FAULTS = {
     "gc": Fault(_strike("gc"), ("gc",)),  # the last of its server: its garbage stays
     "neighbour": Fault(_neighbours, ("cpu_wait", "front_wait"), strikes=1),
 }
-UNBOUND = ("neighbour",)
+UNBOUND = ("burst", "neighbour")
 """On a server of their own that refuses nothing: with its budget it would refuse at the door what could come late."""
 
 
