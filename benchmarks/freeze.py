@@ -15,8 +15,6 @@ A second run, at 10,000/s, has a backlog of ten queues: what it refuses is liste
 ``python -m benchmarks.freeze [--json]``.
 """
 
-import argparse
-import json
 import os
 import signal
 import statistics
@@ -27,9 +25,9 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from benchmarks import alone
 from benchmarks.native import CONNECTIONS, GRACE_NS, OPEN_RATE, Place, Traffic, saturate, service
 from fraudgate import load
-from fraudgate.errors import ConfigError
 from fraudgate.limits import SECOND_NS
 from fraudgate.scheduling import prefer_batches
 
@@ -120,10 +118,7 @@ def measure(place: Place) -> dict[str, float]:
 
 def figures() -> dict[str, float]:
     """The figures of the results file. Nothing where the wheel fraudgate-ingress is not installed."""
-    try:
-        load.native()
-    except ConfigError as error:
-        print(f"  freeze: skipped, {error}", file=sys.stderr)
+    if not alone.has_wheel("freeze"):
         return {}
     prefer_batches()
     with tempfile.TemporaryDirectory() as name:
@@ -132,13 +127,5 @@ def figures() -> dict[str, float]:
             return measure(place)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    args = parser.parse_args()
-    results = figures()
-    print(json.dumps(results) if args.json else "\n".join(f"{key:34} {value:>12,}" for key, value in results.items()))
-
-
 if __name__ == "__main__":
-    main()
+    alone.main(__doc__, figures)

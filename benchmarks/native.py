@@ -6,9 +6,7 @@ days of history and decides everything: validation, idempotency, windows, INT8 i
 ``PAIRS`` pairs; differences with a bootstrap interval. ``python -m benchmarks.native [--json]``.
 """
 
-import argparse
 import asyncio
-import json
 import random
 import shutil
 import statistics
@@ -27,10 +25,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks import traffic
+from benchmarks import alone, traffic
 from fraudgate import load
 from fraudgate.demo.server import Ports, Server, free_ports, serve_command, to_toml
-from fraudgate.errors import ConfigError
 from fraudgate.limits import BATCH_ROWS_MAX, SECOND_NS
 from fraudgate.scheduling import prefer_batches
 from fraudgate.simulator import simulate
@@ -272,10 +269,7 @@ def _median(rounds: Sequence[Saturated], name: str) -> float:
 
 def figures() -> dict[str, float]:
     """The figures of the results file. Nothing where the wheel fraudgate-ingress is not installed."""
-    try:
-        load.native()
-    except ConfigError as error:
-        print(f"  native: skipped, {error}", file=sys.stderr)
+    if not alone.has_wheel("native"):
         return {}
     prefer_batches()
     one_at_a_time = load.Pace(int(LONE_SECONDS * SECOND_NS), concurrency=1)
@@ -303,13 +297,5 @@ def figures() -> dict[str, float]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    args = parser.parse_args()
-    results = figures()
-    print(json.dumps(results) if args.json else "\n".join(f"{key:34} {value:>12,}" for key, value in results.items()))
-
-
 if __name__ == "__main__":
-    main()
+    alone.main(__doc__, figures)

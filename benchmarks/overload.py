@@ -7,21 +7,18 @@ the peak past saturation. Every call carries a deadline of the budget. ``python 
 Generator and server share the machine's cores, and the generator comes first: see its own lag beside the latencies.
 """
 
-import argparse
 import json
 import re
 import statistics
-import sys
 import tempfile
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import native
+from benchmarks import alone, native
 from benchmarks.native import Place, Traffic
 from fraudgate import load
-from fraudgate.errors import ConfigError
 from fraudgate.limits import BATCH_ROWS_MAX, BUDGET_NS, SECOND_NS
 from fraudgate.scheduling import prefer_batches
 
@@ -129,20 +126,9 @@ def real(place: Place) -> dict[str, float]:
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    args = parser.parse_args()
-    results = figures()
-    print(json.dumps(results) if args.json else "\n".join(f"{key:34} {value:>12,}" for key, value in results.items()))
-
-
 def figures() -> dict[str, float]:
     """The figures of the results file. Nothing where the wheel fraudgate-ingress is not installed."""
-    try:
-        load.native()
-    except ConfigError as error:
-        print(f"  overload: skipped, {error}", file=sys.stderr)
+    if not alone.has_wheel("overload"):
         return {}
     prefer_batches()
     with tempfile.TemporaryDirectory() as name:
@@ -157,4 +143,4 @@ def figures() -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    alone.main(__doc__, figures)

@@ -5,7 +5,6 @@ child process, with the quick effort. Caught is what the command refuses by the 
 is refused for another reason alone counts as let through. ``python -m benchmarks.sabotage [--json]``.
 """
 
-import argparse
 import contextlib
 import json
 import os
@@ -16,6 +15,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from benchmarks import alone
 from fraudgate import cli
 from tests.integration.sabotages import CATALOGUE, SOUND, Sabotage
 
@@ -64,13 +64,5 @@ def figures() -> dict[str, float]:
     return measure(CATALOGUE)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    args = parser.parse_args()
-    results = figures()
-    print(json.dumps(results) if args.json else "\n".join(f"{key:34} {value:>12,}" for key, value in results.items()))
-
-
 if __name__ == "__main__":
-    main()
+    alone.main(__doc__, figures)

@@ -25,9 +25,9 @@ from time import monotonic
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks import alone
 from benchmarks.native import CONNECTIONS, GRACE_NS, Place, Traffic, service
 from fraudgate import load
-from fraudgate.errors import ConfigError
 from fraudgate.limits import IDEMPOTENCY_ENTRIES_MAX, OUTCOME_INDEX_ENTRIES_MAX, SECOND_NS
 from fraudgate.scheduling import prefer_batches
 
@@ -155,10 +155,7 @@ def measure(place: Place, minutes: float) -> dict[str, float]:
 
 def figures(minutes: float = MINUTES) -> dict[str, float]:
     """The figures of the results file. Nothing where the wheel fraudgate-ingress is not installed."""
-    try:
-        load.native()
-    except ConfigError as error:
-        print(f"  soak: skipped, {error}", file=sys.stderr)
+    if not alone.has_wheel("soak"):
         return {}
     prefer_batches()
     with tempfile.TemporaryDirectory() as name:

@@ -7,8 +7,6 @@ command to the last decision of the version that had to go, as a caller sees it.
 ``python -m benchmarks.swap [--json]``.
 """
 
-import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -24,11 +22,10 @@ from typing import Any
 import grpc
 import msgspec
 
-from benchmarks import traffic
+from benchmarks import alone, traffic
 from benchmarks.native import EVENT_NOW, GRACE_NS, Place, Traffic, interval, saturate, service
 from fraudgate import load
 from fraudgate.engines.repository import publish, read_files, read_manifest, resolve
-from fraudgate.errors import ConfigError
 from fraudgate.limits import SECOND_NS
 from fraudgate.scheduling import prefer_batches
 from fraudgate.v1 import models_pb2, models_pb2_grpc, scoring_pb2, scoring_pb2_grpc
@@ -183,10 +180,7 @@ def measure(place: Place, operator: Operator, data: grpc.Channel) -> dict[str, f
 
 def figures() -> dict[str, float]:
     """The figures of the results file. Nothing where the wheel fraudgate-ingress is not installed."""
-    try:
-        load.native()
-    except ConfigError as error:
-        print(f"  swap: skipped, {error}", file=sys.stderr)
+    if not alone.has_wheel("swap"):
         return {}
     prefer_batches()
     with tempfile.TemporaryDirectory() as name:
@@ -204,13 +198,5 @@ def figures() -> dict[str, float]:
             return measure(place, Operator(place, control), data)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    args = parser.parse_args()
-    results = figures()
-    print(json.dumps(results) if args.json else "\n".join(f"{key:34} {value:>12,}" for key, value in results.items()))
-
-
 if __name__ == "__main__":
-    main()
+    alone.main(__doc__, figures)

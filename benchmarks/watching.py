@@ -5,8 +5,6 @@ second whatever they are told, which the dashboard's page does not do.
 ``python -m benchmarks.watching [--json]``.
 """
 
-import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -16,9 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks import alone
 from benchmarks.native import GRACE_NS, Place, Traffic, interval, saturate, service
 from fraudgate import load
-from fraudgate.errors import ConfigError
 from fraudgate.limits import SECOND_NS
 from fraudgate.scheduling import prefer_batches
 
@@ -84,10 +82,7 @@ def compare(rounds: Sequence[Mapping[str, float]], rate: float) -> dict[str, flo
 
 def figures() -> Mapping[str, float]:
     """The figures of the results file. Nothing where the wheel fraudgate-ingress is not installed."""
-    try:
-        load.native()
-    except ConfigError as error:
-        print(f"  watching: skipped, {error}", file=sys.stderr)
+    if not alone.has_wheel("watching"):
         return {}
     prefer_batches()
     with tempfile.TemporaryDirectory() as name:
@@ -98,13 +93,5 @@ def figures() -> Mapping[str, float]:
             return compare([tails_ms(place, rate, seed) for seed in range(1, PAIRS + 1)], rate)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    args = parser.parse_args()
-    results = figures()
-    print(json.dumps(results) if args.json else "\n".join(f"{key:34} {value:>12,}" for key, value in results.items()))
-
-
 if __name__ == "__main__":
-    main()
+    alone.main(__doc__, figures)
