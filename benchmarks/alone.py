@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
+from contextlib import contextmanager
 
 from fraudgate import load
 from fraudgate.errors import ConfigError
@@ -11,11 +13,39 @@ from fraudgate.errors import ConfigError
 
 def main(doc: str | None, figures: Callable[[], Mapping[str, float]]) -> None:
     """Print the figures, a line each or as JSON."""
-    parser = argparse.ArgumentParser(description=doc)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    args = parser.parse_args()
-    results = figures()
-    print(json.dumps(results) if args.json else "\n".join(f"{key:34} {value:>12,}" for key, value in results.items()))
+    args = parser(doc).parse_args()
+    show(figures(), args.json)
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """The command line that all of them have."""
+    common = argparse.ArgumentParser(description=doc)
+    common.add_argument("--json", action="store_true", help="print JSON")
+    return common
+
+
+def show(results: Mapping[str, float], as_json: bool) -> None:
+    print(json.dumps(results) if as_json else "\n".join(f"{key:34} {value:>12,}" for key, value in results.items()))
+
+
+def cpus(text: str) -> frozenset[int]:
+    """CPUs as taskset(1) and Linux name them: ``0,1`` or ``2-7,12``. Raises ValueError."""
+    found: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        found |= set(range(int(first), int(last or first) + 1))
+    return frozenset(found)
+
+
+@contextmanager
+def pinned(to: Set[int]) -> Iterator[None]:
+    """This thread, and the processes and threads that it starts meanwhile, on these CPUs; on all as before if none."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, to or before)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def has_wheel(name: str) -> bool:

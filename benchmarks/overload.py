@@ -4,27 +4,34 @@ First an engine of known service time, 2 ms a batch and so 16,000 rows a second,
 late, and what is refused, how fast. Then the engine as it is: what a refusal costs beside an echo, and what is left of
 the peak past saturation. Every call carries a deadline of the budget. ``python -m benchmarks.overload [--json]``.
 
-Generator and server share the machine's cores, and the generator comes first: see its own lag beside the latencies.
+Generator and server share the machine's cores, and the generator comes first: see its own lag beside the latencies. On
+a machine with more cores give each its own: ``--server-cpus 0,1 --load-cpus 2-7``. ``--only real``: a part of three.
 """
 
 import json
+import math
 import re
 import statistics
 import tempfile
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import alone, native
 from benchmarks.native import Place, Traffic
-from fraudgate import load
+from fraudgate import config, load
 from fraudgate.limits import BATCH_ROWS_MAX, BUDGET_NS, SECOND_NS
 from fraudgate.scheduling import prefer_batches
 
 CAPACITY = BATCH_ROWS_MAX * 500.0
 """Rows a second of ``overload_server``'s engine."""
 SECONDS, ROUNDS, CONNECTIONS = 5.0, 3, 8
+REFUSALS_PER_SECOND_MAX = config.Config().admission.refusals_per_second_max
+"""Of one connection; past it the server does not read it for a while, which is counted."""
+PAUSES = "connections_paused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +47,13 @@ class Overloaded:
 
 
 def press(place: Place, rate: float, arrivals: str, seed: int, seconds: float = SECONDS) -> Overloaded:
-    """One run, open loop; calls may be refused, but none may be lost."""
-    return _run(place, load.Pace(int(seconds * SECOND_NS), rate=rate, arrivals=arrivals, seed=seed))
+    """One run, open loop; calls may be refused, but none may be lost. As many connections as are never paused."""
+    connections = max(CONNECTIONS, math.ceil(rate / REFUSALS_PER_SECOND_MAX))
+    return _run(place, load.Pace(int(seconds * SECOND_NS), rate=rate, arrivals=arrivals, seed=seed), connections)
 
 
-def _run(place: Place, pace: load.Pace) -> Overloaded:
-    destination = load.Destination(place.server.target, CONNECTIONS, timeout_ns=BUDGET_NS)
+def _run(place: Place, pace: load.Pace, connections: int = CONNECTIONS) -> Overloaded:
+    destination = load.Destination(place.server.target, connections, timeout_ns=BUDGET_NS)
     before_ns = native.cpu_ns(place)
     report = load.Run(destination, pace, place.feed.workload(), native.GRACE_NS).run()
     used_ns = native.cpu_ns(place) - before_ns
@@ -69,11 +77,11 @@ def _ask(place: Place, path: str) -> str:
         return text
 
 
-def expired(place: Place) -> int:
-    """Rows that were decided although they had expired, since the server's start."""
-    found = re.search(r"^fraudgate_expired_reached_engine_total (\S+)", _ask(place, "/metrics"), re.MULTILINE)
+def counted(place: Place, name: str) -> int:
+    """A total of the server's, since its start."""
+    found = re.search(rf"^fraudgate_{name}_total (\S+)", _ask(place, "/metrics"), re.MULTILINE)
     if found is None:
-        raise RuntimeError("the server does not count what expired")
+        raise RuntimeError(f"the server does not count {name}")
     return int(float(found[1]))
 
 
@@ -112,35 +120,91 @@ def known(place: Place) -> dict[str, float]:
     found: dict[str, float] = {}
     for arrivals, prefix in (("poisson", "overload"), ("burst", "overload_burst")):
         found |= _medians([press(place, 2 * CAPACITY, arrivals, seed) for seed in range(1, ROUNDS + 1)], prefix)
-    return found | {"overload_refuse_p99_ms": refused_p99_ms(place), "expired_reached_engine": expired(place)}
+    return found | {
+        "overload_refuse_p99_ms": refused_p99_ms(place),
+        "expired_reached_engine": counted(place, "expired_reached_engine"),
+    }
 
 
 def real(place: Place) -> dict[str, float]:
     """The engine as it is: the peak, and what is left of it past saturation."""
     _saturate(place)  # warm
     peak = statistics.median(_saturate(place).goodput for _ in range(ROUNDS))
+    before = counted(place, PAUSES)
     found: dict[str, float] = {"overload_real_peak": round(peak)}
     for times, prefix in ((1.2, "overload_real_1_2x"), (2.0, "overload_real_2x")):
         found |= _medians([press(place, times * peak, "poisson", seed) for seed in range(1, ROUNDS + 1)], prefix)
         found[f"{prefix}_share_of_peak"] = round(found[f"{prefix}_goodput"] / peak, 3)
-    return found
+    return found | {"overload_real_pauses": counted(place, PAUSES) - before} | offending(place, 2 * peak)
 
 
-def figures() -> dict[str, float]:
+def offending(place: Place, rate: float) -> dict[str, float]:
+    """Too much on two connections: how often those are not read for a while, and what others notice of it."""
+    before, pace = counted(place, PAUSES), load.Pace(int(SECONDS * SECOND_NS), rate=rate)
+    others = load.Pace(int(SECONDS * SECOND_NS), rate=rate / 20, seed=2)
+    with ThreadPoolExecutor(1) as thread:
+        offender = thread.submit(_run, place, pace, 2)
+        beside = _run(place, others)
+        found = offender.result()
+    return {
+        "overload_offending_pauses": counted(place, PAUSES) - before,
+        "overload_offending_refused_per_second": round(found.refused_share * rate),
+        "overload_beside_goodput_share": round(beside.goodput / (rate / 20), 3),
+        "overload_beside_p99_ms": round(beside.p99_ms, 3),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Cpus:
+    """Who runs where; empty: wherever the kernel likes."""
+
+    server: Set[int] = frozenset()
+    load: Set[int] = frozenset()
+
+    @contextmanager
+    def serving(self, *servers: AbstractContextManager[Place]) -> Iterator[list[Place]]:
+        """Servers on CPUs of their own, and the generator of the load on its own."""
+        with ExitStack() as stack:
+            with alone.pinned(self.server):
+                places = [stack.enter_context(server) for server in servers]
+            with alone.pinned(self.load):
+                yield places
+
+
+PARTS = ("known", "refusal", "real")
+
+
+def figures(only: Sequence[str] = PARTS, cpus: Cpus = Cpus()) -> dict[str, float]:
     """The figures of the results file. Nothing where the wheel fraudgate-ingress is not installed."""
     if not alone.has_wheel("overload"):
         return {}
     prefer_batches()
+    found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         made = Traffic(folder)
-        with native.service(folder, made, "native", module="benchmarks.overload_server") as slow:
-            found = known(slow)
-        with native.echo(made, "refuse") as refusing, native.echo(made) as echo:
-            found |= refusal(refusing, echo)
-        with native.service(folder, made, "native") as service:
-            return found | real(service)
+        if "known" in only:
+            with cpus.serving(native.service(folder, made, "native", module="benchmarks.overload_server")) as (slow,):
+                found |= known(slow)
+        if "refusal" in only:
+            with cpus.serving(native.echo(made, "refuse"), native.echo(made)) as (refusing, echo):
+                found |= refusal(refusing, echo)
+        if "real" in only:
+            with cpus.serving(native.service(folder, made, "native")) as (service,):
+                found |= real(service)
+    return found
+
+
+def main() -> None:
+    parser = alone.parser(__doc__)
+    parser.add_argument("--only", choices=PARTS, action="append", help="may be repeated (default: all)")
+    for who in ("server", "load"):
+        parser.add_argument(
+            f"--{who}-cpus", type=alone.cpus, default=frozenset(), metavar="0,2-5", help="where it runs"
+        )
+    args = parser.parse_args()
+    alone.show(figures(args.only or PARTS, Cpus(args.server_cpus, args.load_cpus)), args.json)
 
 
 if __name__ == "__main__":
-    alone.main(__doc__, figures)
+    main()
