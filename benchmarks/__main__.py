@@ -31,7 +31,7 @@ BENCHMARKS = (
     "batch_log",
 )
 """Run by default, in this order. Each module has ``figures() -> dict[str, float]``."""
-OTHERS = ("faults", "freeze", "invariance", "overload", "sabotage", "simulate", "soak", "swap", "watching")
+OTHERS = ("faults", "freeze", "gpu", "invariance", "overload", "sabotage", "simulate", "soak", "swap", "watching")
 GOALS = {
     "pipeline_cpu_us_per_decision": ("<=", 12.0),
     "native_cpu_us_per_decision": ("<=", 24.0),
@@ -76,6 +76,9 @@ GOALS = {
     "overload_real_2x_share_of_peak": (">=", 0.6),
     "watching_p99_ratio": ("<=", 1.05),
     "scraping_p99_ratio": ("<=", 1.05),
+    "gpu_cuda_differing_bits": ("<=", 0.0),
+    "gpu_tensorrt_differing_bits": ("<=", 0.0),
+    "gpu_tensorrt_plan_differing_bits": ("<=", 0.0),
     "freeze_p999_error": ("<=", 0.05),
     "freeze_undecided": ("<=", 0.0),
     "soak_minutes": (">=", 10.0),

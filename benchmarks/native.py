@@ -31,6 +31,7 @@ from fraudgate.demo.server import Ports, Server, free_ports, serve_command, to_t
 from fraudgate.limits import BATCH_ROWS_MAX, SECOND_NS
 from fraudgate.scheduling import prefer_batches
 from fraudgate.simulator import simulate
+from fraudgate.transaction import Fallback
 
 PAIRS = 5
 IN_FLIGHT, CONNECTIONS = 512, 4
@@ -42,6 +43,8 @@ EVENT_NOW = "2031-01-01T00:00:00+00:00"
 RESAMPLES = 10_000
 GRACE_NS = 5 * SECOND_NS
 H2LOAD_CALLS = 200_000
+UNSCORED = {Fallback.RULES_ONLY.name, Fallback.STATIC_POLICY.name}
+"""What an engine that does not score leaves, however fast: no figure of it counts."""
 
 Sections = Mapping[str, Mapping[str, str | int | float | bool]]
 
@@ -144,12 +147,14 @@ def echo(made: Traffic, *words: str) -> Iterator[Place]:
 
 
 def run(place: Place, pace: load.Pace) -> load.LoadReport:
-    """One run of load, of which every call must be answered with a decision."""
+    """One run of load, of which every call must be answered with a decision that an engine scored."""
     destination = load.Destination(place.server.target, CONNECTIONS)
     report = load.Run(destination, pace, place.feed.workload(), GRACE_NS).run()
     place.feed.advance(report.sent)
     if report.lost_calls or set(report.statuses) != {"OK"}:
         raise RuntimeError(f"{place.server.name}: lost {report.lost}, statuses {report.statuses}")
+    if UNSCORED & report.fallbacks.keys():
+        raise RuntimeError(f"{place.server.name}: decided without its engine, {report.fallbacks}")
     return report
 
 

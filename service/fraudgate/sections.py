@@ -53,8 +53,8 @@ class Ingress(Section, forbid_unknown_fields=True, frozen=True):
     connections_max: _Positive = 16_384
     header_list_bytes_max: _Positive = 16_384
     reset_streams_max: _Positive = 1_024
-    """Resets of streams for which a connection is closed: those not yet handled (rapid resets), and over its life those
-    that it made necessary (refused streams, stream errors)."""
+    """Resets of streams for which a connection is closed: those not yet handled, beyond ``server.streams_max`` (rapid
+    resets), and over its life those that it made necessary (refused streams, stream errors)."""
     handshake_seconds_max: _Patience = 5.0
     """From accepting a connection to its HTTP/2 preface; of TLS again as long."""
     message_seconds_max: _Patience = 10.0

@@ -11,7 +11,7 @@ from fraudgate.engines.extras import need
 from fraudgate.engines.invariance import check_invariance
 from fraudgate.engines.loading import opened
 from fraudgate.engines.onnxruntime import PROVIDERS, OnnxEngine
-from fraudgate.engines.plan import MODULES, compile_plan, plan_name, write_plan
+from fraudgate.engines.plan import MODULES, compile_plan, named_capabilities, plan_name, write_plan
 from fraudgate.engines.repository import GOLDEN, MODEL, read_files, read_manifest, read_version
 from fraudgate.engines.tensorrt import TensorRTEngine
 from fraudgate.errors import EngineRefused
@@ -36,7 +36,7 @@ def provider(request) -> str:
     return request.param
 
 
-@pytest.fixture(params=["tensorrt", "rtx"])
+@pytest.fixture(scope="module", params=["tensorrt", "rtx"])
 def target(request) -> str:
     needed(MODULES[request.param])
     needed("onnx")
@@ -47,18 +47,21 @@ def target(request) -> str:
     return request.param
 
 
-@pytest.fixture(params=PUBLISHED, ids=lambda path: path.parent.name)
+@pytest.fixture(scope="module", params=PUBLISHED, ids=lambda path: path.parent.name)
 def model_dir(request) -> Path:
     return request.param
 
 
-@pytest.fixture
-def native(target, model_dir, tmp_path) -> TensorRTEngine:
+@pytest.fixture(scope="module")
+def native(target, model_dir, tmp_path_factory) -> TensorRTEngine:
     manifest = read_manifest(model_dir)
     model = read_files(model_dir, manifest)[MODEL]
     capability = cuda.compute_capability() if target == "rtx" else None
-    write_plan(tmp_path / plan_name(manifest, target), compile_plan(model, manifest, target, capability))
-    engine = opened(read_version(model_dir), manifest.schema_fingerprint, f"{target}-plan", plan_dir=tmp_path)
+    if capability and capability not in named_capabilities(need(MODULES["rtx"])):
+        pytest.skip(f"TensorRT for RTX knows no compute capability {capability}: it needs an RTX GPU")
+    plans = tmp_path_factory.mktemp("plans")
+    write_plan(plans / plan_name(manifest, target), compile_plan(model, manifest, target, capability))
+    engine = opened(read_version(model_dir), manifest.schema_fingerprint, f"{target}-plan", plan_dir=plans)
     assert isinstance(engine, TensorRTEngine)
     return engine
 
@@ -104,13 +107,16 @@ def test_a_feature_that_is_not_finite_gives_no_score(native):
     assert np.isnan(native.run(0)[:2]).tolist() == [False, True]
 
 
-def test_timings_are_kept(model_dir, tmp_path):
+def test_timings_are_kept_and_read(model_dir, tmp_path):
     needed("tensorrt")
+    needed("onnx")
     try:
         cuda.device_count()
     except EngineRefused as refusal:
         pytest.skip(str(refusal))
     manifest = read_manifest(model_dir)
     timings = tmp_path / "tensorrt.timings"
-    compile_plan(read_files(model_dir, manifest)[MODEL], manifest, "tensorrt", timing_cache=timings)
+    model = read_files(model_dir, manifest)[MODEL]
+    compile_plan(model, manifest, "tensorrt", timing_cache=timings)
     assert timings.stat().st_size > 0
+    compile_plan(model, manifest, "tensorrt", timing_cache=timings)

@@ -103,6 +103,20 @@ async def test_20_000_streams_opened_and_reset(server: NativeChild, part: bytes)
         assert (poured.goaway, poured.closed) == (ErrorCodes.ENHANCE_YOUR_CALM, True)
 
 
+async def test_a_peer_whose_deadlines_pass_all_at_once_is_no_attacker(server: NativeChild) -> None:
+    """What a stall of the server makes of a peer with all its streams open: calls and resets are read together."""
+    call = message(request(Numbers.name()).SerializeToString())
+    opened_and_reset = (
+        frame(HEADERS, OPEN, END_HEADERS, stream)
+        + frame(DATA, call, END_STREAM, stream)
+        + frame(RST_STREAM, CANCEL, 0, stream)
+        for stream in streams(STREAMS_MAX)
+    )
+    async with bounded(server):
+        poured = await pour(server.data_port, [b"".join(opened_and_reset)])
+        assert (poured.goaway, poured.closed) == (None, False)
+
+
 async def test_whole_calls_sent_and_reset_are_no_attack_on_others(server: NativeChild) -> None:
     """Each reaches the queue before it is cancelled; they come and go in rounds that the server has seen."""
     async with bounded(server):

@@ -127,10 +127,11 @@ def test_integer_layers_are_the_products_of_int8():
     lines = [
         "Name: cast, LayerType: kgen, Inputs: [ { Name: x, Datatype: Int8 }], Constants: [], Outputs: []",
         "Name: hidden, LayerType: gemm, Inputs: [ { Name: x, Datatype: Int8 }], Constants: [ { Name: w }], Outputs: []",
+        "Name: first, LayerType: fusion, Inputs: [ { Name: w, Datatype: Int8 }], Constants: [], Outputs: []",
         "Name: last, LayerType: gemm, Inputs: [ { Name: y, Datatype: Float }], Constants: [ { Datatype: Int8 }]",
         "",
     ]
-    assert list(integer_layers(lines)) == ["hidden"]
+    assert list(integer_layers(lines)) == ["hidden", "first"]
 
 
 # The child process

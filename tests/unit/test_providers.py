@@ -25,9 +25,13 @@ def test_cuda_keeps_float_layers_in_float32(tmp_path):
 
 def test_tensorrt_takes_int8_where_the_graph_says_so_and_keeps_engines_and_timings():
     options = provider_options("tensorrt", Path("cache/0123"))
-    assert (options["trt_int8_enable"], options["trt_fp16_enable"], options["trt_bf16_enable"]) == ("1", "0", "0")
-    assert (options["trt_engine_cache_enable"], options["trt_engine_cache_path"]) == ("1", "cache/0123")
-    assert (options["trt_timing_cache_enable"], options["trt_timing_cache_path"]) == ("1", "cache")
+    assert (options["trt_int8_enable"], options["trt_fp16_enable"], options["trt_bf16_enable"]) == (
+        "True",
+        "False",
+        "False",
+    )
+    assert (options["trt_engine_cache_enable"], options["trt_engine_cache_path"]) == ("True", "cache/0123")
+    assert (options["trt_timing_cache_enable"], options["trt_timing_cache_path"]) == ("True", "cache")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 from fraudgate.engines.pacing import PAUSE_RUNS, pause
 from fraudgate.engines.repository import Thresholds
 from fraudgate.errors import EngineFailed, EngineRefused
+from fraudgate.limits import BATCH_ROWS_MAX
 from fraudgate.tensors import Slab
 from fraudgate.transaction import Float32
 
@@ -79,8 +80,16 @@ def warm_up(engine: Engine) -> int:
             pause()
         start_ns = perf_counter_ns()
         try:
-            engine.run(0)
+            score = engine.run(0)
         except EngineFailed as failure:
             raise EngineRefused(f"a run on zeros failed: {failure}") from failure
         runs_ns.append(perf_counter_ns() - start_ns)
+    _check_layout(score)
     return sorted(runs_ns)[len(runs_ns) // 2]
+
+
+def _check_layout(score: Float32) -> None:
+    """What reads scores takes native floats only; an array over memory of ctypes says "<f" and is another thing."""
+    layout = score.data
+    if (layout.format, score.shape, layout.c_contiguous) != ("f", (BATCH_ROWS_MAX,), True):
+        raise EngineRefused(f"scores are {layout.format}{list(score.shape)}, not float32[{BATCH_ROWS_MAX}] as it lies")

@@ -74,8 +74,7 @@ class Buffer:
         self._bytes = rows * columns * np.dtype(np.float32).itemsize
         self._page_locked = checked(self._runtime.cudaHostAlloc(self._bytes, self._runtime.cudaHostAllocDefault))
         self.device: int = int(checked(self._runtime.cudaMalloc(self._bytes)))
-        raw = (ctypes.c_float * (rows * columns)).from_address(int(self._page_locked))
-        self.host: Float32 = np.ctypeslib.as_array(raw).reshape(rows, columns)
+        self.host: Float32 = floats_at(int(self._page_locked), rows, columns)
         self.host[:] = 0.0
 
     def to_device(self) -> None:
@@ -93,3 +92,10 @@ class Buffer:
 
     def _copy(self, target: int, source: int, kind: Any) -> None:
         checked(self._runtime.cudaMemcpyAsync(target, source, self._bytes, kind, self._stream.handle))
+
+
+def floats_at(address: int, rows: int, columns: int) -> Float32:
+    """float32[rows, columns] over memory that somebody else keeps alive."""
+    raw = (ctypes.c_float * (rows * columns)).from_address(address)
+    # np.ctypeslib.as_array would say "<f4", which native code does not take for a native float.
+    return np.frombuffer(memoryview(raw), np.float32).reshape(rows, columns)

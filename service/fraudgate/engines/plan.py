@@ -26,6 +26,8 @@ MODULES: dict[Target, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 PROVIDERS: dict[str, Target] = {"tensorrt-plan": "tensorrt", "rtx-plan": "rtx"}
 """What ``model.provider`` calls the targets."""
 RECORD_BYTES_MAX = 1 << 20
+PRODUCTS = ("gemm", "fully_connected", "convolution", "fusion")
+"""Kinds of layers that multiply matrices; a fusion is one with what follows it."""
 _DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT32": "int32", "INT8": "int8", "UINT8": "uint8"}
 
 
@@ -186,10 +188,16 @@ def _config(trt: Any, builder: Any, network: Any, target: Target, capability: st
 
 
 def _named_capability(trt: Any, capability: str) -> Any:
-    known = {name[2:-1] + "." + name[-1]: name for name in trt.ComputeCapability.__members__ if name[2:].isdigit()}
+    known = named_capabilities(trt)
     if capability not in known:
         raise EngineRefused(f"no compute capability {capability!r}: choose one of {', '.join(known)}")
-    return trt.ComputeCapability.__members__[known[capability]]
+    return known[capability]
+
+
+def named_capabilities(trt: Any) -> dict[str, Any]:
+    """The compute capabilities that TensorRT for RTX compiles for, by name, as "8.9"."""
+    members = trt.ComputeCapability.__members__.items()
+    return {f"{name[2:-1]}.{name[-1]}": value for name, value in members if name[2:].isdigit()}
 
 
 def _read_timings(config: Any, path: Path) -> Any:
@@ -222,7 +230,7 @@ def integer_layers(lines: list[str]) -> Iterator[str]:
         name, _, rest = line.partition(", LayerType: ")
         kind, _, rest = rest.partition(", Inputs: ")
         inputs = rest.partition("], Constants: ")[0]
-        if kind in ("gemm", "fully_connected", "convolution") and "Datatype: Int8" in inputs:
+        if kind in PRODUCTS and "Datatype: Int8" in inputs:
             yield name.removeprefix("Name: ")
 
 

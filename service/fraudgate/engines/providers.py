@@ -26,12 +26,12 @@ def provider_options(provider: str, cache_dir: Path, device: int = 0) -> dict[st
         return {
             "device_id": str(device),
             # What Q/DQ marks is INT8 and the rest stays float: no calibration table, no half precision.
-            "trt_int8_enable": "1",
-            "trt_fp16_enable": "0",
-            "trt_bf16_enable": "0",
-            "trt_engine_cache_enable": "1",
+            "trt_int8_enable": "True",
+            "trt_fp16_enable": "False",
+            "trt_bf16_enable": "False",
+            "trt_engine_cache_enable": "True",
             "trt_engine_cache_path": str(cache_dir),
-            "trt_timing_cache_enable": "1",
+            "trt_timing_cache_enable": "True",
             "trt_timing_cache_path": str(cache_dir.parent),
         }
     return {}

@@ -1,7 +1,6 @@
 """A native TensorRT plan as an engine: own stream, page-locked buffers, one CUDA graph a slot.
 
 A slot's graph holds the copy to the device, the plan's kernels and the copy back: a run is one launch and one wait.
-Not verified on hardware yet: tests/gpu runs it where there is a GPU.
 """
 
 import multiprocessing

@@ -63,6 +63,12 @@ fn count_broken(front: &Front, error: &h2::Error) {
     }
 }
 
+/// Streams reset before they were looked at. When this server stalls, the deadlines of all calls of an honest peer pass
+/// at once; what it resets beyond those is an attack.
+fn resets_max(settings: &Settings) -> usize {
+    settings.streams_max as usize + settings.reset_streams_max
+}
+
 fn builder(settings: &Settings) -> h2::server::Builder {
     let mut builder = h2::server::Builder::new();
     builder
@@ -71,7 +77,7 @@ fn builder(settings: &Settings) -> h2::server::Builder {
         .max_concurrent_streams(settings.streams_max)
         .max_header_list_size(settings.header_list_bytes_max)
         .max_send_buffer_size(SEND_BUFFER_BYTES)
-        .max_pending_accept_reset_streams(settings.reset_streams_max)
+        .max_pending_accept_reset_streams(resets_max(settings))
         .max_local_error_reset_streams(Some(settings.reset_streams_max));
     builder
 }

@@ -36,7 +36,7 @@ pub struct Settings {
     pub streams_max: u32,
     pub connections_max: usize,
     pub header_list_bytes_max: u32,
-    /// Streams of one connection that may be reset before it is closed: rapid resets.
+    /// Streams of one connection that may be reset, beyond those that may be open, before it is closed: rapid resets.
     pub reset_streams_max: usize,
     pub handshake_ns_max: i64,
     /// From a call's headers to the end of its message.
