@@ -9,7 +9,9 @@ import pytest
 
 from fraudgate import idempotency
 from fraudgate.batching.batcher import Batcher
+from fraudgate.breaker import Breaker
 from fraudgate.engines.routes import Verdict
+from fraudgate.features.defaults import Defaults
 from fraudgate.frontend import door
 from fraudgate.frontend.door import Door
 from fraudgate.idempotency import IdempotencyTable
@@ -18,6 +20,7 @@ from fraudgate.limits import MILLISECOND_NS
 from fraudgate.pipeline import Pipeline
 from fraudgate.simulation.callers import Callers
 from fraudgate.simulation.profiles import Profile
+from fraudgate.transaction import Fallback
 from fraudgate.validation import Validator
 from tests.simulation.rough import ROUGH, miscount_a_window, rough
 
@@ -210,10 +213,27 @@ def answer_what_was_not_applied(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(IdempotencyTable, "answers", never_a_replay)
 
 
+def never_close_a_breaker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Breaker, "_take_good_probe", nothing)
+
+
+def hide_the_rung(monkeypatch: pytest.MonkeyPatch) -> None:
+    gather = Defaults.gather
+
+    def unflagged(self: Defaults, columns: Any, rows: Any) -> Any:
+        gathered = gather(self, columns, rows)
+        gathered.fallback[:] = Fallback.NONE
+        return gathered
+
+    monkeypatch.setattr(Defaults, "gather", unflagged)
+
+
 CROWDED = Profile(rate=100_000.0, engine_ns=350_000)
 """More than the service can do, and fast enough that the queue's bound comes before the budget."""
 STALE = replace(ROUGH, store_slow_hz=20.0)
 """The store often blocks the loop past a caller's deadline."""
+SELDOM = Profile(rate=60.0, engine_failure_hz=0.04)
+"""So few calls that the run is long."""
 SWAPPING = Profile(swap_hz=10.0)
 
 MUTANTS: list[tuple[Mutate, str, Profile]] = [
@@ -228,7 +248,7 @@ MUTANTS: list[tuple[Mutate, str, Profile]] = [
     (forget_ids, "an event is applied once", ROUGH),
     (miscount_a_window, "windows equal a naive recount", ROUGH),
     (count_no_conflict, "metrics add up to the calls", ROUGH),
-    (record_too_little, "recorded histogram count = decisions = applied events", ROUGH),
+    (record_too_little, "recorded histogram count = decisions = applied events + those by defaults", ROUGH),
     (validate_nothing, "no event of a refused row is applied", ROUGH),
     (apply_what_is_refused, "no event of a refused row is applied", ROUGH),
     (name_another_engine, "every decision's engine was live at its take-up", SWAPPING),
@@ -238,7 +258,9 @@ MUTANTS: list[tuple[Mutate, str, Profile]] = [
     (take_up_the_late, "no row over its budget reaches the engine", ROUGH),
     (raise_on_the_loop, "nothing is raised on the loop", ROUGH),
     (mix_up_rows, "an answer is of its own row", ROUGH),
-    (answer_what_was_not_applied, "a decision has an applied event", ROUGH),
+    (never_close_a_breaker, "rungs climb back", SELDOM),
+    (hide_the_rung, "an answer says its rung", ROUGH),
+    (answer_what_was_not_applied, "a decision has an applied event, or declared defaults", ROUGH),
 ]
 
 

@@ -1,6 +1,6 @@
 """The batcher as it is, with every boundary held to a naive oracle on the stamps."""
 
-from collections import deque
+from bisect import bisect_left
 
 from fraudgate.batching.batcher import Batcher, ClosedBatch
 from fraudgate.frontend.door import Entry
@@ -13,7 +13,7 @@ class WatchedBatcher(Batcher[Entry]):
     def __init__(self, invariants: Invariants, gate_ns: int, queue_rows_max: int) -> None:
         super().__init__(gate_ns, queue_rows_max=queue_rows_max)
         self._invariants = invariants
-        self._log: deque[int] = deque()  # stamps of what was taken and is not closed
+        self._log: list[int] = []  # stamps of what was taken and is not closed
         self._draining = False
 
     def has_taken(self, now_ns: int) -> None:
@@ -38,10 +38,10 @@ class WatchedBatcher(Batcher[Entry]):
 
     def _compare(self, closed_ns: list[int], now_ns: int) -> None:
         """The oldest stamps, until 32 are together or one is at the gate or after it."""
-        log, mine_ns = self._log, list[int]()
+        log = self._log
         gate_at_ns = log[0] + self.gate_ns if log else 0
-        while log and len(mine_ns) < self.batch_rows_max and log[0] < gate_at_ns:
-            mine_ns.append(log.popleft())
+        mine_ns = log[: bisect_left(log, gate_at_ns, 0, min(self.batch_rows_max, len(log)))]
+        del log[: len(mine_ns)]
         early = len(mine_ns) < self.batch_rows_max and now_ns < gate_at_ns and not self._draining
         if mine_ns != closed_ns or early:
             self._invariants.fail(

@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import Callable
-from heapq import heappop, heappush
 from typing import cast
 
 import numpy as np
 
+from fraudgate.frontend import refusals
 from fraudgate.frontend.door import Door, Reply
 from fraudgate.frontend.refusals import Refusal
 from fraudgate.simulation.boundaries import WatchedBatcher
@@ -18,7 +18,9 @@ from fraudgate.transaction import Status
 
 Answer = Reply | Refusal
 FOREVER_NS = 1 << 62
-ENDS_TOGETHER = 128
+SETTLED_TOGETHER = 512
+_OK, _TIMED_OUT = int(Status.OK), int(Status.DEADLINE_EXCEEDED)
+_set_result = asyncio.Future.set_result
 
 
 class Call(asyncio.Future[Answer]):
@@ -29,7 +31,7 @@ class Call(asyncio.Future[Answer]):
     tell: Callable[[int, Answer], None]
 
     def set_result(self, result: Answer, /) -> None:
-        super().set_result(result)
+        _set_result(self, result)
         if self.number >= 0:
             self.tell(self.number, result)
 
@@ -51,17 +53,15 @@ class Callers:
         happen: Callable[[Fault], None],
         admit_ns: int,
     ) -> None:
-        self._traffic, self._batcher = traffic, batcher
+        self._traffic, self._batcher, self._payloads = traffic, batcher, traffic.payloads()
         # A payload is read as a message is, and the loop makes the door's futures.
         self._admit = cast(Callable[[Payload, int, int], Call], door.admit)
         self._clock, self._invariants = clock, invariants
         self._faults, self._happen, self._admit_ns = faults[::-1], happen, admit_ns
         self._arrival_ns: list[int] = [*traffic.arrival_ns.tolist(), FOREVER_NS]
         self._deadline_ns: list[int] = traffic.deadline_ns.tolist()
-        deadline_ns = np.where(traffic.deadline_ns > 0, traffic.deadline_ns, FOREVER_NS)
-        leaves_ns = np.where(traffic.leaves_ns > 0, traffic.leaves_ns, FOREVER_NS)
-        self._until_ns: list[int] = np.minimum(deadline_ns, leaves_ns).tolist()
-        self._leaving: list[tuple[int, int, Call]] = []
+        self._plan_leaving()
+        self._ends: list[tuple[int, int, Answer]] = []  # not settled yet: call, instant, how
         self._next_call = 0
         self._find_others()
         self.late = 0
@@ -69,22 +69,34 @@ class Callers:
         self.over = asyncio.Event()
         """Set when the last call has come."""
 
+    def _plan_leaving(self) -> None:
+        """Which calls wait no longer than until some instant, in the order of those instants."""
+        deadline_ns = np.where(self._traffic.deadline_ns > 0, self._traffic.deadline_ns, FOREVER_NS)
+        leaves_ns = np.where(self._traffic.leaves_ns > 0, self._traffic.leaves_ns, FOREVER_NS)
+        until_ns = np.minimum(deadline_ns, leaves_ns)
+        order = np.argsort(until_ns, kind="stable")[: np.count_nonzero(until_ns < FOREVER_NS)]
+        self._leaving: list[int] = order.tolist()
+        self._leaving_ns: list[int] = [*until_ns[order].tolist(), FOREVER_NS]
+        self._next_leaving = 0
+        self._impatient: list[bool] = (until_ns < FOREVER_NS).tolist()
+        self._waiting: dict[int, Call] = {}  # of the impatient ones
+
     def advance(self, until_ns: int | None, gave_work: Callable[[], bool]) -> bool:
         """See ``Outside``."""
-        clock, now_ns = self._clock, self._clock.now_ns
+        clock, now_ns, invariants = self._clock, self._clock.now_ns, self._invariants
         arrivals, last_ns = self._arrival_ns, FOREVER_NS if until_ns is None else until_ns
         while True:
-            if self._invariants.broken is not None:
-                raise self._invariants.broken
+            if invariants.broken is not None:
+                raise invariants.broken
             arrival_ns, other_ns = arrivals[self._next_call], self._others_ns
-            due_ns = arrival_ns if arrival_ns < other_ns else other_ns
+            due_ns = arrival_ns if arrival_ns <= other_ns else other_ns
             if due_ns > now_ns:
                 if due_ns > last_ns or due_ns == FOREVER_NS or gave_work():
                     return due_ns < FOREVER_NS
                 now_ns = due_ns
                 if clock.now_ns < now_ns:
                     clock.now_ns = now_ns
-            if due_ns == arrival_ns:
+            if due_ns == arrival_ns:  # before others of the same instant: a caller comes before it leaves
                 self._call(self._next_call)
             else:
                 self._happen_to_others(due_ns)
@@ -94,49 +106,66 @@ class Callers:
         if self._faults and self._faults[-1].at_ns <= now_ns:
             self._happen(self._faults.pop())
         else:
-            _, number, call = heappop(self._leaving)
-            self._leave(number, call)
+            number = self._leaving[self._next_leaving]
+            self._next_leaving += 1
+            self._leave(number, self._waiting.pop(number, None))
         self._find_others()
 
     def _find_others(self) -> None:
-        fault_ns = self._faults[-1].at_ns if self._faults else FOREVER_NS
-        self._others_ns = min(fault_ns, self._leaving[0][0] if self._leaving else FOREVER_NS)
+        """When the next fault begins, or a caller leaves that still waits or has still to come."""
+        place, leaving, waiting = self._next_leaving, self._leaving, self._waiting
+        while place < len(leaving) and (number := leaving[place]) < self._next_call:
+            call = waiting.get(number)
+            if call is not None:
+                if not call.done():
+                    break
+                del waiting[number]
+            place += 1
+        self._next_leaving = place
+        self._others_ns = min(self._faults[-1].at_ns if self._faults else FOREVER_NS, self._leaving_ns[place])
 
     def _call(self, number: int) -> None:
         self._next_call = self._invariants.step = number + 1
-        clock, deadline_ns = self._clock, self._deadline_ns[number]
-        clock.now_ns += self._admit_ns
-        call = self._admit(self._traffic.payload(number), clock.now_ns, deadline_ns)
+        clock = self._clock
+        clock.now_ns = now_ns = clock.now_ns + self._admit_ns
+        call = self._admit(next(self._payloads), now_ns, self._deadline_ns[number])
         if call.done():
             self._answered(number, call.result())
         else:
             call.number, call.tell = number, self._answered
-            self._batcher.has_taken(clock.now_ns)
-            until_ns = self._until_ns[number]
-            if until_ns < FOREVER_NS:
-                heappush(self._leaving, (until_ns, number, call))
-                self._others_ns = min(self._others_ns, until_ns)
+            self._batcher.has_taken(now_ns)
+            if self._impatient[number]:
+                self._waiting[number] = call
         if self._arrival_ns[self._next_call] == FOREVER_NS:
             self.over.set()
 
-    def _leave(self, number: int, call: Call) -> None:
+    def _leave(self, number: int, call: Call | None) -> None:
         """The caller goes, or the transport ends the call at its deadline, unless it has its answer."""
-        if not call.done():
+        if call is not None and not call.done():
             call.cancel()
             is_deadline = 0 < self._deadline_ns[number] <= self._clock.now_ns
-            self._ended(number, Status.DEADLINE_EXCEEDED if is_deadline else Status.CANCELLED, b"")
+            self._answered(number, refusals.DEADLINE if is_deadline else refusals.CANCELLED)
 
     def _answered(self, number: int, answer: Answer) -> None:
-        if isinstance(answer, Refusal):
-            self._ended(number, answer.status, b"")
-        elif 0 < self._deadline_ns[number] <= self._clock.now_ns and self.drops_late:
-            self.late += 1
-            self._ended(number, Status.DEADLINE_EXCEEDED, b"")
-        else:
-            self._ended(number, Status.OK, answer.body)
+        ends = self._ends
+        ends.append((number, self._clock.now_ns, answer))
+        if len(ends) >= SETTLED_TOGETHER:
+            self.settle()
 
-    def _ended(self, number: int, status: int, body: bytes) -> None:
-        ends = self._invariants.ends
-        ends.append((number, status, self._clock.now_ns, body))
-        if len(ends) >= ENDS_TOGETHER:
-            self._invariants.check_ends()
+    def settle(self) -> None:
+        """What the callers saw of the calls that ended since the last time, and whether it may be so."""
+        if not self._ends:
+            return
+        calls, ended_ns, answers = zip(*self._ends, strict=True)
+        self._ends.clear()
+        bodies = [answer.body if type(answer) is Reply else b"" for answer in answers]
+        status = [_OK if type(answer) is Reply else cast(Refusal, answer).status for answer in answers]
+        ends = np.array((calls, status, ended_ns), np.int64)
+        deadline_ns = self._traffic.deadline_ns[ends[0]]
+        late = (ends[1] == _OK) & (deadline_ns > 0) & (deadline_ns <= ends[2])
+        if self.drops_late and np.count_nonzero(late):
+            ends[1, late] = _TIMED_OUT
+            for place in late.nonzero()[0].tolist():
+                bodies[place] = b""
+            self.late += int(np.count_nonzero(late))
+        self._invariants.ended(ends, bodies)

@@ -1,5 +1,6 @@
 """Faults by seed: when each begins, how long it lasts, and what is wrong at the moment."""
 
+from collections.abc import Iterable
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -75,6 +76,10 @@ class Weather:
 
     def is_on(self, kind: Kind, now_ns: int) -> bool:
         return now_ns < self._until_ns[kind]
+
+    def last_ns(self, kinds: Iterable[Kind]) -> int:
+        """When the last of these ended or will end; 0 where none has begun."""
+        return max((self._until_ns[kind] for kind in kinds), default=0)
 
     def delay_ns(self, kind: Kind, now_ns: int, most_ns: int) -> int:
         """How much longer something takes: up to ``most_ns``, 0 when nothing is wrong."""

@@ -4,6 +4,7 @@ import asyncio
 import selectors
 from collections.abc import Callable
 from contextvars import Context
+from functools import partial
 from typing import Any, Protocol, TypeVarTuple, Unpack
 
 from fraudgate.limits import SECOND_NS
@@ -38,20 +39,23 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
     work of the loop's thread, and what falls due meanwhile is late, as on a real one.
     """
 
+    create_future: Callable[[], asyncio.Future[Any]]
+
     def __init__(self, clock: FakeClock) -> None:
         self.outside: Outside = Silence()
         self.scheduled = 0
         """Callbacks and timers that were ever asked for."""
-        self.future_of: type[asyncio.Future[Any]] = asyncio.Future
         self._fake_clock = clock
         super().__init__(_Jump(self, clock))
+        self.make_futures(asyncio.Future)
+
+    def make_futures(self, kind: type[asyncio.Future[Any]]) -> None:
+        """Every future is one of these from now on."""
+        self.create_future = partial(kind, loop=self)
 
     def time(self) -> float:
         """The clock's time, in seconds."""
         return self._fake_clock.now_ns / SECOND_NS
-
-    def create_future(self) -> "asyncio.Future[Any]":
-        return self.future_of(loop=self)
 
     def call_soon(
         self, callback: Callable[[Unpack[Args]], object], *args: *Args, context: Context | None = None

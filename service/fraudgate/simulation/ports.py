@@ -63,7 +63,6 @@ class SimulatedStore(EmbeddedStore):
         world.spend(world.costs.features, columns.rows)
         world.clock.now_ns += world.weather.delay_ns("store_slow", now_ns, STORE_DELAY_NS_MAX)
         if world.weather.is_on("store_failure", now_ns):
-            world.invariants.refusing(columns)
             raise RuntimeError("the simulated store refuses this batch")
         gathered = super().apply_and_gather(columns, rows)
         world.invariants.has_applied(columns, rows, numbers)

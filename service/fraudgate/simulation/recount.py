@@ -40,6 +40,8 @@ class Recount:
         """The store has applied these rows and read these features."""
         for entity in self._entities:
             names = columns.ids[entity]
+            if self._sample.isdisjoint(names):
+                continue
             for place, row in enumerate(rows):
                 name = names[row]
                 if name in self._sample:

@@ -64,6 +64,7 @@ def lines(result: Result) -> Iterator[str]:
         f"{tally.engine_failures:,} engine failures, {tally.rollbacks:,} rolled back, "
         f"{tally.log_dropped:,} batches not logged"
     )
+    yield f"ladder     {tally.breaker_changes:,} changes of a breaker, {tally.defaulted:,} decided without the store"
     yield f"latency    {', '.join(f'{name} {value:,.2f} ms' for name, value in times.items())}"
     yield f"late       {result.late:,} answers came after their deadline and were dropped by the transport"
     yield f"recounted  {result.recounted:,} window features"

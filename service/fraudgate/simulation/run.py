@@ -117,7 +117,7 @@ class _Run:
             service.happen,
             world.costs.admit_ns,
         )
-        loop.future_of = Call
+        loop.make_futures(Call)
         service.patrol.start()
         loop.outside = callers
         while not callers.over.is_set():
@@ -126,6 +126,7 @@ class _Run:
         await service.door.shell.drain()
         await service.patrol.stop()
         loop.outside = Silence()
+        callers.settle()
         world.invariants.finish(service.counters, service.recorder)
 
     def result(self, seed: int, name: str, broken: Broken | None, wall_ns: int) -> Result:

@@ -28,6 +28,7 @@ from fraudgate.simulation.boundaries import WatchedBatcher
 from fraudgate.simulation.faults import Fault
 from fraudgate.simulation.ports import SimulatedEngine, SimulatedInference, SimulatedLog, SimulatedStore, World, costly
 from fraudgate.simulation.recount import Recount
+from fraudgate.simulation.rungs import WatchedLadder
 from fraudgate.simulation.traffic import CUSTOMER_IDS, FIRST_EVENT_SECONDS, TERMINAL_IDS
 from fraudgate.tensors import Slab
 from fraudgate.validation import Validator
@@ -52,6 +53,7 @@ class SimulatedService:
         self._editions = Editions()
         self._slabs = [Slab(len(self.schema.names)) for _ in range(SLABS)]
         self.store = _store(self.schema, world)
+        self.ladder = WatchedLadder(self.schema, self.counters, world)
         live = self._loaded(skew=0.0)
         self.pipeline = Pipeline(
             live=self._live(live),
@@ -64,6 +66,7 @@ class SimulatedService:
             log=SimulatedLog(world),
             clock=world.clock,
             event_time_ns_max=lambda: 1 << 62,
+            ladder=self.ladder,
         )
         self.batcher = WatchedBatcher(world.invariants, GATE_NS, QUEUE_ROWS_MAX)
         defaults = Config()
@@ -140,6 +143,8 @@ class Tally(NamedTuple):
     batches: int
     rollbacks: int
     engine_failures: int
+    defaulted: int
+    breaker_changes: int
     log_dropped: int
 
 
@@ -153,5 +158,7 @@ def tally(service: SimulatedService) -> Tally:
         service.counters.batches,
         service.fleet.rollbacks,
         copy.totals["fraudgate_engine_failures_total"],
+        copy.totals["fraudgate_unapplied_total"],
+        service.ladder.changes,
         copy.totals["fraudgate_batch_log_dropped_total"],
     )

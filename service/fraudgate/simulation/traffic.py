@@ -1,7 +1,9 @@
 """Seeded calls as columns: when each comes, what it carries, how long its caller waits."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, repeat
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -20,6 +22,9 @@ EVENT_SECONDS_PER_SECOND = 20_000
 _RETRY_GAP = 400
 """A retry repeats a call about so many calls before it."""
 _CHUNK = 4_096
+ID_DIGITS = 9
+_PLACES = 10 ** np.arange(ID_DIGITS - 1, -1, -1)
+_ZEROS = ord("0") * int(_PLACES.sum())
 
 CUSTOMER_IDS = [f"c{number}" for number in range(CUSTOMERS)]
 TERMINAL_IDS = [f"t{number}" for number in range(TERMINALS)]
@@ -48,6 +53,11 @@ class Payload(NamedTuple):
     attributes: Mapping[str, float] = MappingProxyType({})
 
 
+_REST = tuple(Payload._field_defaults.values())
+# As a named tuple makes itself, but for a function in Python.
+_payload_of, _instant_of = partial(tuple.__new__, Payload), partial(tuple.__new__, Instant)
+
+
 @dataclass(slots=True)
 class Traffic:
     """Calls in the order of their arrival; every array is int64[n]."""
@@ -66,32 +76,30 @@ class Traffic:
     """When its caller goes away, absolute; 0 = never."""
     retried: Bool
     """Whether another call carries the same id."""
-    _chunk: list[Payload] = field(default_factory=list)
-    _chunk_start: int = 0
 
     def __len__(self) -> int:
         return len(self.arrival_ns)
 
-    def payload(self, call: int) -> Payload:
-        """What a call carries; calls are asked for in order."""
-        if call - self._chunk_start >= len(self._chunk):
-            self._make_chunk(call)
-        return self._chunk[call - self._chunk_start]
+    def payloads(self) -> Iterator[Payload]:
+        """What the calls carry, one after the other."""
+        return chain.from_iterable(map(self._chunk, range(0, len(self), _CHUNK)))
 
-    def _make_chunk(self, call: int) -> None:
+    def _chunk(self, call: int) -> Iterator[Payload]:
         """Some thousand at a time: number by number out of arrays, they cost ten times as much."""
-        self._chunk_start = call
         part = slice(call, call + _CHUNK)
-        ids = [f"s{number}" for number in self.number[part].tolist()]
+        ids = [f"s{number:0{ID_DIGITS}}" for number in self.number[part].tolist()]
         customers = [CUSTOMER_IDS[customer] for customer in self.customer[part].tolist()]
         terminals = [TERMINAL_IDS[terminal] for terminal in self.terminal[part].tolist()]
-        instants = map(Instant, self.event_seconds[part].tolist())
-        self._chunk = list(map(Payload, ids, self.amount_minor[part].tolist(), customers, terminals, instants))
+        instants = map(_instant_of, zip(self.event_seconds[part].tolist(), repeat(0)))
+        columns = (ids, self.amount_minor[part].tolist(), customers, terminals, instants, *map(repeat, _REST))
+        return map(_payload_of, zip(*columns, strict=False))
 
 
 def numbers_of(ids: bytes) -> Int64:
     """The numbers of transaction ids that follow each other, int64[n]."""
-    return np.array(list(map(int, ids.split(b"s")[1:])), np.int64)
+    letters = np.frombuffer(ids, np.uint8).reshape(-1, 1 + ID_DIGITS)
+    numbers: Int64 = letters[:, 1:] @ _PLACES - _ZEROS
+    return numbers
 
 
 def draw(random: np.random.Generator, calls: int, profile: Profile) -> Traffic:
