@@ -1,7 +1,8 @@
-"""A server with faults that somebody else calls for: ``python -m benchmarks.faulty_server SOCKET ARGUMENT...``.
+"""A server with faults that somebody else calls for: ``python -m benchmarks.faulty_server SOCKET ENGINE ARGUMENT...``.
 
-The arguments are those of ``fraudgate``. Each connection to the Unix socket says a fault's name and its length in
-milliseconds, and is answered when that is over, or armed where something else sets it off.
+ENGINE: ``real``, or ``known`` for that of ``overload_server``. The arguments are those of ``fraudgate``. Each
+connection to the Unix socket says a fault's name and its length in milliseconds, and is answered when that is over, or
+armed where something else sets it off.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from benchmarks import overload_server
 from fraudgate import cli
 from fraudgate.app import Service
 from fraudgate.audit.batch_log import BatchLog
@@ -139,7 +141,9 @@ def call(path: str, name: str, milliseconds: float = 0.0) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    path, *rest = arguments
+    path, engine, *rest = arguments
+    if engine == "known":
+        overload_server.install()
     start = Service.start
 
     async def started(service: Service) -> None:

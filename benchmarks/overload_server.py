@@ -33,7 +33,12 @@ class Device:
         return scores
 
 
-if __name__ == "__main__":
+def install() -> None:
+    """Every engine of this process is such a device from now on."""
     device = Device()
     setattr(OnnxEngine, "run", lambda engine, slot: device.score(engine, slot))  # noqa: B010 - a method, not a function
+
+
+if __name__ == "__main__":
+    install()
     sys.exit(cli.main())

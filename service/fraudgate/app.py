@@ -74,7 +74,12 @@ class Service:
         self.door = self._front.door
         self._patrol = Patrol(parts.fleet, parts.counters, parts.drift)
         self._watch = LoopWatch(
-            parts.recorder, parts.counters, self._idle, timeline=parts.timeline, runs=parts.overruns.runs
+            parts.recorder,
+            parts.counters,
+            self._idle,
+            timeline=parts.timeline,
+            runs=parts.overruns.runs,
+            progress=parts.overruns.progress,
         )
         self._witness = Witness(parts.timeline, parts.overruns)
         self._hlog: IntervalTask | None = None

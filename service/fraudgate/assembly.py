@@ -157,7 +157,8 @@ def _watched(
     recorder: Recorder, counters: Counters, timeline: Timeline, budget: Budget, editions: Editions
 ) -> tuple[Exemplars, Overruns]:
     """Who is told of every decided batch."""
-    exemplars, overruns = Exemplars(timeline, editions, budget=budget), Overruns(timeline, budget, counters)
+    overruns = Overruns(timeline, budget, counters)
+    exemplars = Exemplars(timeline, editions, budget=budget, progress=overruns.progress)
     recorder.watchers += [exemplars.record_batch, overruns.runs.record_batch, overruns.record_batch]
     recorder.spent_watchers.append(overruns.record_spent)
     return exemplars, overruns

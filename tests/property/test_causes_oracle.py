@@ -5,7 +5,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fraudgate.latency.budget import STAGES, Budget
-from fraudgate.latency.causes import ABOUT, CAUSES, NAMES, ONLY_WITH, SIGN, UNEXPLAINED, Cover, backlogs, explain
+from fraudgate.latency.causes import (
+    ABOUT,
+    CAUSES,
+    NAMES,
+    ONLY_WITH,
+    RIVALS,
+    SIGN,
+    TOGETHER,
+    UNEXPLAINED,
+    Cover,
+    backlogs,
+    explain,
+)
 from fraudgate.latency.timeline import Event
 
 BUDGET = Budget(50, dict(zip(STAGES, (25, 5, 10, 5, 5), strict=True)))
@@ -36,10 +48,13 @@ def score(found: list[Event], cause: str, start_ns: int, end_ns: int) -> int:
 
 
 def named(found: list[Event], start_ns: int, end_ns: int, lacking_ns: int) -> str:
-    for causes in (CAUSES, [SIGN]):
-        scores = {cause: score(found, cause, start_ns, end_ns) for cause in causes}
-        best = max(scores.values())
-        if lacking_ns > 0 and 2 * best >= lacking_ns:
+    scores = {cause: score(found, cause, start_ns, end_ns) for cause in (*CAUSES, SIGN)}
+    together = min(sum(scores[cause] for cause in TOGETHER), end_ns - start_ns)
+    largest = max(scores[cause] for cause in RIVALS)
+    scores |= {cause: 0 for cause in RIVALS if scores[cause] < largest}
+    for causes, most in ((CAUSES, 0), (TOGETHER, together), ([SIGN], 0)):
+        best = max(scores[cause] for cause in causes)
+        if lacking_ns > 0 and 2 * max(best, most) >= lacking_ns:
             return next(cause for cause in causes if scores[cause] >= ABOUT * best)
     return UNEXPLAINED
 

@@ -2,16 +2,20 @@
 
 The cause is what covers most of the stage, and at least half of what it took over its allowance. Of those that cover
 about as much the first in ``CAUSES`` is named: what stops everything comes before what is slow by itself, and that
-before what may be only its sign; ``SIGN`` is asked last of all. A row that waited in
-the queue and that nothing covers is asked for once more from the beginning of its backlog on: it stood behind others
-that were delayed. What no event covers is ``UNEXPLAINED``.
+before what may be only its sign; ``SIGN`` is asked last of all. What counters measure over the row's own time is no
+sign: of ``RIVALS`` only the larger share counts, so that many rows are told from few CPUs. Waits for a CPU of two
+threads, one after the other, may be long only together. A row that waited in the queue and that nothing covers is asked
+for once more from the beginning of its backlog on: it stood behind others that were delayed. What nothing covers is
+``UNEXPLAINED``.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
 from fraudgate.latency.budget import Budget
+from fraudgate.latency.progress import Measure
 from fraudgate.latency.timeline import Event
 from fraudgate.transaction import Answers, Int64
 
@@ -25,6 +29,9 @@ CAUSES = (
 )
 ONLY_WITH = {"log_write": "lock", "engine_opening": "cpu_wait"}
 """What threads of their own do delays nothing, unless the loop was blocked just then, or lacked a CPU."""
+RIVALS = ("burst", "cpu_wait", "front_wait", "overload")
+"""Rows were decided one batch after the other, or there was no CPU for it."""
+TOGETHER = ("cpu_wait", "front_wait")
 SIGN = "loop_stall"
 ABOUT = 0.5
 """A cause that covers this share of what the best one covers is as good: signs last longer than what they are of."""
@@ -72,16 +79,23 @@ def stamps_of(rows: Answers) -> Int64:
     return np.array([rows[name] for name in STAMPS], np.int64)
 
 
-def explain(stamps_ns: Int64, since_ns: Int64, events: Iterable[Event], budget: Budget) -> list[str]:
+def explain(
+    stamps_ns: Int64,
+    since_ns: Int64,
+    events: Iterable[Event],
+    budget: Budget,
+    measured: Mapping[str, Measure] = MappingProxyType({}),
+) -> list[str]:
     """The cause of each row that is over its budget.
 
     stamps_ns: int64[5, n]. since_ns: int64[n], when the backlog began that the row stood in, at most its arrival.
+    measured: by cause, what is asked instead of its events.
     """
     allowed_ns = np.array([[budget.allowed_ns[stage]] for stage in _STAGES])
     over_ns = np.diff(stamps_ns, axis=0) - allowed_ns
     stage, places = over_ns.argmax(axis=0), np.arange(stamps_ns.shape[1])
     start_ns, end_ns, lacking_ns = stamps_ns[stage, places], stamps_ns[stage + 1, places], over_ns[stage, places]
-    covers = _covers(events)
+    covers = {**_covers(events), **measured}
     names = _named(covers, start_ns, end_ns, lacking_ns)
     again = np.flatnonzero((names < 0) & (stage == 0) & (since_ns < start_ns))
     names[again] = _named(covers, since_ns[again], end_ns[again], lacking_ns[again])
@@ -95,21 +109,27 @@ def _covers(events: Iterable[Event]) -> dict[str, Cover]:
     return {cause: Cover(of_cause) for cause, of_cause in by_cause.items()}
 
 
-def _named(covers: dict[str, Cover], start_ns: Int64, end_ns: Int64, lacking_ns: Int64) -> Int64:
+def _named(covers: Mapping[str, Measure], start_ns: Int64, end_ns: Int64, lacking_ns: Int64) -> Int64:
     """The number in ``NAMES`` of each row's cause, -1 where none covers enough."""
     names = np.full(len(start_ns), -1)
-    for causes in (CAUSES, (SIGN,)):
-        present = [cause for cause in causes if cause in covers]
+    scores_ns = {cause: _score_ns(covers, cause, start_ns, end_ns) for cause in (*CAUSES, SIGN) if cause in covers}
+    together_ns = np.minimum(sum(scores_ns.get(cause, 0) for cause in TOGETHER), end_ns - start_ns)
+    rivals = [cause for cause in RIVALS if cause in scores_ns]
+    largest_ns = np.max([scores_ns[cause] for cause in rivals], axis=0, initial=0)
+    for cause in rivals:
+        scores_ns[cause] = np.where(scores_ns[cause] == largest_ns, scores_ns[cause], 0)
+    for causes, most_ns in ((CAUSES, 0), (TOGETHER, together_ns), ((SIGN,), 0)):
+        present = [cause for cause in causes if cause in scores_ns]
         if present:
-            scores_ns = np.array([_score_ns(covers, cause, start_ns, end_ns) for cause in present])
-            best_ns = scores_ns.max(axis=0)
-            first = (scores_ns >= ABOUT * best_ns).argmax(axis=0)
-            enough = (names < 0) & (2 * best_ns >= lacking_ns) & (lacking_ns > 0)
+            asked_ns = np.array([scores_ns[cause] for cause in present])
+            best_ns = asked_ns.max(axis=0)
+            first = (asked_ns >= ABOUT * best_ns).argmax(axis=0)
+            enough = (names < 0) & (2 * np.maximum(best_ns, most_ns) >= lacking_ns) & (lacking_ns > 0)
             names[enough] = np.array([NAMES.index(cause) for cause in present])[first[enough]]
     return names
 
 
-def _score_ns(covers: dict[str, Cover], cause: str, start_ns: Int64, end_ns: Int64) -> Int64:
+def _score_ns(covers: Mapping[str, Measure], cause: str, start_ns: Int64, end_ns: Int64) -> Int64:
     covered_ns = covers[cause].between(start_ns, end_ns)
     if cause not in ONLY_WITH:
         return covered_ns

@@ -13,6 +13,7 @@ import numpy as np
 from fraudgate.editions import Editions, decision_id
 from fraudgate.latency.budget import Budget
 from fraudgate.latency.causes import explain
+from fraudgate.latency.progress import Progress
 from fraudgate.latency.recorder import Waiting
 from fraudgate.latency.timeline import Event, Events, Timeline
 from fraudgate.limits import SECOND_NS
@@ -103,8 +104,15 @@ class Slowest:
 class Exemplars:
     """The slowest decisions since the last ``cut``, and those of the last 10 to 20 s."""
 
-    def __init__(self, timeline: Timeline, editions: Editions, kept: int = KEPT, budget: Budget | None = None) -> None:
-        self._budget = budget or Budget.default()
+    def __init__(
+        self,
+        timeline: Timeline,
+        editions: Editions,
+        kept: int = KEPT,
+        budget: Budget | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self._budget, self._progress = budget or Budget.default(), progress or Progress()
         self._timeline, self._editions, self._kept = timeline, editions, kept
         self._batches = 0
         self._interval, self._rolling, self._rolled = Slowest(kept), Slowest(kept), Slowest(kept)
@@ -178,5 +186,5 @@ class Exemplars:
     def _causes(self, stamps_ns: Int64, events: Events) -> list[str]:
         """Of each row; empty for those within the budget."""
         late = stamps_ns[-1] - stamps_ns[0] > self._budget.total_ns
-        causes = explain(stamps_ns, stamps_ns[0], events.events, self._budget)
+        causes = explain(stamps_ns, stamps_ns[0], events.events, self._budget, self._progress.measures())
         return [cause if over else "" for cause, over in zip(causes, late.tolist(), strict=True)]

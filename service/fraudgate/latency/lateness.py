@@ -45,13 +45,18 @@ class Rate:
     def __init__(self) -> None:
         self._sum = self._weight = 0.0
 
+    @property
+    def usual(self) -> float:
+        """0 before the first sample."""
+        return self._sum / self._weight if self._weight else 0.0
+
     def overload_of(self, before: Sample, now: Sample) -> str | None:
         """ "burst" or "overload" where the loop was busy with full batches between the two, else None."""
         span_ns, rows, batches = now.now_ns - before.now_ns, now.rows - before.rows, now.batches - before.batches
         if span_ns <= 0:
             return None
         busy_ns = max(now.worked_ns - before.worked_ns, now.cpu_ns + now.waiting_ns - before.cpu_ns - before.waiting_ns)
-        rate, usual = rows / span_ns, self._sum / self._weight if self._weight else 0.0
+        rate, usual = rows / span_ns, self.usual
         share = min(span_ns / USUAL_NS, 1.0)
         self._sum += (rate - self._sum) * share
         self._weight += (1.0 - self._weight) * share

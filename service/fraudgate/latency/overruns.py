@@ -10,6 +10,7 @@ import numpy as np
 
 from fraudgate.latency.budget import Budget
 from fraudgate.latency.causes import STAMPS, backlogs, explain, stamps_of
+from fraudgate.latency.progress import Progress
 from fraudgate.latency.recorder import Counters
 from fraudgate.latency.timeline import SlowRuns, Timeline
 from fraudgate.limits import MILLISECOND_NS, SECOND_NS
@@ -20,6 +21,7 @@ BATCHES_MAX = 16_384
 """That nobody has looked at: many times what one period decides. Of more the oldest are forgotten."""
 SPENT_MAX = 262_144
 _LOOK_BACK_NS = 5 * SECOND_NS
+_UNSAMPLED_NS = SECOND_NS
 
 
 class Overruns:
@@ -29,6 +31,8 @@ class Overruns:
         self._timeline, self._budget, self._counters = timeline, budget, counters
         self.runs = SlowRuns(timeline, budget)
         """It has to be told of every batch, too."""
+        self.progress = Progress()
+        """Samples of the threads, from who ticks."""
         self._decided: deque[Answers] = deque(maxlen=BATCHES_MAX)
         self._spent: deque[tuple[int, int]] = deque(maxlen=SPENT_MAX)
         self._late: deque[Int64] = deque()
@@ -47,10 +51,15 @@ class Overruns:
             if stamps_ns is not None and stamps_ns.size:
                 self._late.append(stamps_ns)
         due: list[Int64] = []
-        while self._late and self._late[0][-1].max() <= now_ns - SETTLED_NS:
+        while self._late and self._is_settled(int(self._late[0][-1].max()), now_ns):
             due.append(self._late.popleft())
         if due:
             self._count(np.concatenate(due, axis=1))
+
+    def _is_settled(self, ended_ns: int, now_ns: int) -> bool:
+        """What was noted late is in the timeline, and the loop has ticked since, or will not soon."""
+        reaches = self.progress.reaches(ended_ns) or ended_ns <= now_ns - _UNSAMPLED_NS
+        return reaches and ended_ns <= now_ns - SETTLED_NS
 
     def _late_of_decided(self) -> Int64 | None:
         """int64[5, n]."""
@@ -77,5 +86,5 @@ class Overruns:
         since_ns = np.minimum([since_ns for since_ns, _ in found], stamps_ns[0])
         since_ns = np.maximum(since_ns, stamps_ns[0] - _LOOK_BACK_NS)
         events = self._timeline.since(int(since_ns.min())).events
-        for cause in explain(stamps_ns, since_ns, events, self._budget):
+        for cause in explain(stamps_ns, since_ns, events, self._budget, self.progress.measures()):
             self._counters.count_over_budget(cause)

@@ -12,6 +12,7 @@ from typing import Any
 
 from fraudgate.clock import Clock, monotonic_ns
 from fraudgate.latency.lateness import Rate, Sample, cause_of
+from fraudgate.latency.progress import Progress
 from fraudgate.latency.recorder import Counters, Recorder
 from fraudgate.latency.scheduler import RunQueue
 from fraudgate.latency.timeline import SlowRuns, Timeline
@@ -131,11 +132,12 @@ class LoopWatch:
         clock: Clock = monotonic_ns,
         timeline: Timeline | None = None,
         runs: SlowRuns | None = None,
+        progress: Progress | None = None,
     ) -> None:
-        """``runs``: what the batches took; without it stalls are noted, and not why."""
+        """``runs``: what the batches took; without it stalls are noted, and not why. ``progress``: takes samples."""
         self._recorder, self._counters, self._idle, self._clock = recorder, counters, idle, clock
         self._timeline = timeline or Timeline()
-        self._runs = runs
+        self._runs, self._progress = runs, progress
         self._queue: RunQueue | None = None
         self._sample, self._rate = Sample(), Rate()
         self._meter = StallMeter()
@@ -188,6 +190,8 @@ class LoopWatch:
 
     def _note_why(self, now_ns: int, late_ns: int) -> None:
         before, self._sample = self._sample, self._sampled(now_ns)
+        if self._progress is not None:
+            self._progress.add(self._sample, self._rate.usual)
         overload = self._rate.overload_of(before, self._sample)
         cause = cause_of(before, self._sample, late_ns) if late_ns >= NOTED_STALL_NS else None
         if cause:

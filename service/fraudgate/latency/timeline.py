@@ -123,7 +123,7 @@ class SlowRuns:
         allowed_ns = budget.allowed_ns
         self.worked_ns = self.rows = self.batches = 0
         """What the batches within their allowance took from take-up to decision, and how many there were."""
-        self._until_ns = 0
+        self._until_ns = self._inferred_ns = 0
         self._allowed_ns = allowed_ns["features"], allowed_ns["inference"], allowed_ns["guardrails"]
 
     def record_batch(self, decided: Answers) -> None:
@@ -131,14 +131,15 @@ class SlowRuns:
         row: Any = decided  # a buffer, which its type does not say before Python 3.12
         taken_up_ns, gathered_ns, inferred_ns, answered_ns = _STAMPS.unpack_from(row, _STAMPS_OFFSET)
         worked_ns, self._until_ns = answered_ns - max(taken_up_ns, self._until_ns), answered_ns
+        begun_ns, self._inferred_ns = max(gathered_ns, self._inferred_ns), inferred_ns  # not behind another batch
         self.rows += len(decided)
         self.batches += 1
         features_ns, inference_ns, guardrails_ns = self._allowed_ns
         if gathered_ns - taken_up_ns > features_ns:
             self._timeline.note("store_slow", taken_up_ns, gathered_ns)
-        elif inferred_ns - gathered_ns <= inference_ns and answered_ns - inferred_ns <= guardrails_ns:
+        elif inferred_ns - begun_ns <= inference_ns and answered_ns - inferred_ns <= guardrails_ns:
             self.worked_ns += worked_ns
-        if inferred_ns - gathered_ns > inference_ns:
-            self._timeline.note("engine_slow", gathered_ns, inferred_ns)
+        if inferred_ns - begun_ns > inference_ns:
+            self._timeline.note("engine_slow", begun_ns, inferred_ns)
         if answered_ns - inferred_ns > guardrails_ns:
             self._timeline.note("guard_slow", inferred_ns, answered_ns)

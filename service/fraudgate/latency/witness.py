@@ -58,7 +58,10 @@ class Witness:
             cause = cause_of_sleeper(late_ns, own.waiting_ns() - waiting_ns, _switches() - switches)
             if cause:  # it may have begun at any time of the sleep; what was decided meanwhile is not late
                 self._timeline.note(cause, due_ns - PERIOD_NS, now_ns)
-        waited_ns = front.waiting_ns() - front_ns if front else 0
+        waiting_ns = front.waiting_ns() if front else 0
+        if front:
+            self._overruns.progress.add_front(now_ns, waiting_ns)
+        waited_ns = waiting_ns - front_ns
         if waited_ns >= NOTED_WAIT_NS:
             self._timeline.note("front_wait", now_ns - waited_ns, now_ns)
         return ended
