@@ -27,12 +27,12 @@ RINGS = {
     0: "clock errors features.currency features.schema limits transaction wheel",
     1: "batching.admission batching.batcher breaker claims drift editions engines.bounds engines.trial features.windows"
     " guardrails idempotency latency.budget latency.causes latency.exemplars latency.histogram latency.lateness"
-    " latency.ledger latency.overruns latency.progress latency.recorder latency.timeline"
+    " latency.ledger latency.overruns latency.progress latency.recorder latency.spans latency.timeline"
     " pages quality tensors validation",
     2: "audit engines features latency state",
     3: "batching ladder pipeline",
     4: "__main__ app assembly cli client commands config control demo fleet_assembly frontend inference load ops"
-    " progress retry scheduling sections simulation simulator testing v1",
+    " paging progress retry scheduling sections simulation simulator testing v1",
 }
 """A module belongs to the longest name here that it starts with, and imports only its own or lower rings."""
 RING_OF = {name: ring for ring, names in RINGS.items() for name in names.split()}

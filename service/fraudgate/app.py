@@ -34,6 +34,7 @@ from fraudgate.latency.witness import Witness
 from fraudgate.limits import BATCH_ROWS_MAX
 from fraudgate.ops.http import OpsServer
 from fraudgate.ops.tracing import tracer
+from fraudgate.paging import Pager
 from fraudgate.v1 import (
     features_pb2,
     features_pb2_grpc,
@@ -82,6 +83,8 @@ class Service:
             progress=parts.overruns.progress,
         )
         self._witness = Witness(parts.timeline, parts.overruns)
+        tables = [parts.store.windows.ahead, *([parts.idempotency.ahead] if parts.idempotency else [])]
+        self._pager = Pager(tables)
         self._hlog: IntervalTask | None = None
         self.door.tracer = self._tracer = tracer(
             config.tracing, parts.editions, parts.counters, self._front.calls is not None, say
@@ -123,6 +126,7 @@ class Service:
         self._ops.start()
         self._watch.start()
         self._witness.start()
+        self._pager.start()
         self._hlog = self._log_intervals()
         self._patrol.start()
         await self._set_serving(True)
@@ -241,6 +245,7 @@ class Service:
         await asyncio.gather(self._front.stop(1.0), self._control.stop(0.5))
         self._watch.stop()
         self._witness.stop()
+        self._pager.stop()
         await self._patrol.stop()
         await asyncio.get_running_loop().run_in_executor(None, self._close_state)
         if self._tracer is not None:

@@ -71,6 +71,10 @@ class ClaimRing:
         for slot in slots:
             self._forget(slot)
 
+    def ahead(self, slots: int) -> list[tuple[int, int]]:
+        """Address and bytes of what the next so many claims touch, where that is memory of its own: nothing here."""
+        return []
+
     def live(self) -> list[int]:
         """Slots that hold an id, in claim order."""
         slots = (number % self._slots for number in range(self._oldest, self._next))

@@ -131,6 +131,10 @@ class IdempotencyTable:
         """Free ids whose attempt failed before its event was applied."""
         self._ring.release(slots)
 
+    def ahead(self, entries: int) -> list[tuple[int, int]]:
+        """Address and bytes of the memory that the next so many claims touch first; see ``paging``."""
+        return self._ring.ahead(entries)
+
     def dump(self, now_ns: int) -> tuple[list[str], npt.NDArray[np.void], Int64, Answers]:
         """Live entries in claim order, for a snapshot: ids, digests V16[n], ages in ns int64[n], answers."""
         decisions = self._answers["decision"]

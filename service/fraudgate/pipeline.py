@@ -335,8 +335,7 @@ class Pipeline:
             self._counters.count("fraudgate_idempotent_replays_total", len(claims.replays))
         if decided is not None and gathered is not None:
             self._recorder.record_batch(decided)
-            self._counters.count_decisions(decided["decision"], decided["fallback"])
-            self._counters.count_batch(len(decided))
+            self._counters.count_decided(decided)
             if self._drift is not None and watched is not None and not isinstance(gathered, Unapplied):
                 self._drift.record_batch(gathered.values, watched)
 

@@ -209,8 +209,53 @@ class StageKernel:
     def __new__(cls, cells: Sequence[npt.NDArray[np.int64]]) -> StageKernel:
         """cells: the recording arrays of queue, features, inference, guardrails and total, int64[CELLS] each."""
 
-    def add(self, decided: bytes) -> None:
-        """Count the rows of ANSWER_DTYPE in these bytes. ValueError unless they hold whole rows."""
+    def add(self, decided: bytes) -> tuple[int, int, int, int, int]:
+        """Count the rows of ANSWER_DTYPE in these bytes; returns what ``fraudgate.latency.spans.Spans`` says of them.
+
+        ValueError unless they hold whole rows, at least one.
+        """
+
+def count_decisions(counts: npt.NDArray[np.int64], decided: bytes) -> None:
+    """Count rows of ANSWER_DTYPE by decision << 3 | fallback into int64[256]. ValueError unless they are whole."""
+
+def populate(extents: Sequence[tuple[int, int]]) -> None:
+    """Have the system provide the memory at these addresses, so many bytes each, without the interpreter lock.
+
+    It changes no byte. What is no memory of this process is left out.
+    """
+
+def keep_rows(
+    batches: Sequence[tuple[npt.NDArray[np.float64], bytes]],
+    features: npt.NDArray[np.float32],
+    scores: npt.NDArray[np.float32],
+    start: int,
+) -> None:
+    """``fraudgate.drift.watch.Ring.add_batches``: write decided rows to those of a ring from ``start`` on.
+
+    batches: features [n, F] and the bytes of ANSWER_DTYPE[n]; features [capacity, F], scores [capacity]: the ring's.
+    Raises ValueError for rows that do not fit; those before them are written.
+    """
+
+@final
+class RuleKernel:
+    """The conditions of ``fraudgate.guardrails.fused`` that are made of columns of numbers."""
+
+    def __new__(
+        cls, rules: Sequence[tuple[Sequence[tuple[str, int, float]], Sequence[tuple[str, int, float]], bool]]
+    ) -> RuleKernel:
+        """rules: the steps of what is looked at first, those of what follows, and whether that is left to Python.
+
+        Raises ValueError unless steps are known and leave one truth value.
+        """
+
+    def fire(
+        self, features: npt.NDArray[np.float64], amounts: npt.NDArray[np.int64], bits: npt.NDArray[np.uint64]
+    ) -> tuple[int, int]:
+        """Set bit i of the rows where rule i is true.
+
+        Returns the bits set, of all rows together, and those of the rules that are left to Python and may be true.
+        Raises ValueError, and sets nothing, unless the arrays are contiguous, [rows, F], [rows] and [rows].
+        """
 
 @final
 class ClaimKernel:
@@ -244,6 +289,12 @@ class ClaimKernel:
 
     def release(self, slots: Sequence[int]) -> None:
         """IndexError for a slot that there is not."""
+
+    def ahead(self, slots: int) -> list[tuple[int, int]]:
+        """Address and bytes of what the next so many claims touch for the first time.
+
+        Empty before the first claim, and once every slot was taken.
+        """
 
     def live(self) -> list[int]: ...
     def ids(self, slots: Sequence[int]) -> list[str]:

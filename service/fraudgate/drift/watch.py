@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fraudgate import wheel
 from fraudgate.drift.kept import LiveReference
 from fraudgate.drift.reference import SCORE, Bins, Reference, has_drifted, ks, psi
 from fraudgate.latency.recorder import Waiting
@@ -98,15 +99,17 @@ class Ring:
         self._features[:rest], self._scores[:rest] = features[first:], scores[first:]
         self._written += len(scores)
 
-    def add_batches(self, features: Sequence[Float64], scores: Float32) -> bool:
-        """Add the rows of batches float64[n, F] straight into place; False, and nothing added, at the ring's end."""
-        start = self._written % len(self._scores)
-        end = start + len(scores)
-        if end > len(self._scores):
+    def add_batches(self, batches: Sequence["Batch"]) -> bool:
+        """Add the rows of batches straight into place; without the wheel or at the ring's end False, and nothing added.
+
+        Values beyond float32 become infinite, and what is not scored NaN, as in ``columns_of``.
+        """
+        rows, start = sum(len(decided) for _, decided in batches), self._written % len(self._scores)
+        if _keep_rows is None or start + rows > len(self._scores):
             return False
-        np.concatenate(features, out=self._features[start:end], casting="same_kind")
-        self._scores[start:end] = scores
-        self._written += len(scores)
+        kept = [(features, decided.tobytes()) for features, decided in batches]
+        _keep_rows(kept, self._features, self._scores, start)
+        self._written += rows
         return True
 
     def copy(self) -> "Ring":
@@ -115,8 +118,20 @@ class Ring:
         return copy
 
 
+_keep_rows = wheel.kernel("keep_rows")
+
 Batch = tuple[Float64, Answers]
 """Features float64[n, F] and the answers ANSWER_DTYPE[n] made from them."""
+
+
+def columns_of(batches: Sequence[Batch]) -> tuple[Float32, Float32]:
+    """Features float32[N, F] and scores float32[N] of all rows."""
+    answers = np.frombuffer(b"".join([decided.tobytes() for _, decided in batches]), ANSWER_DTYPE)
+    scores = answers["score"].copy()
+    scores[~answers["scored"]] = np.nan
+    with np.errstate(over="ignore"):  # a value beyond float32 is infinite, to the engine too
+        features = np.concatenate([features for features, _ in batches], dtype=np.float32, casting="same_kind")
+    return features, scores
 
 
 @dataclass
@@ -129,15 +144,10 @@ class _Rows:
     live: Ring
 
     def add(self, batches: Sequence[Batch]) -> None:
-        columns = [features for features, _ in batches]
-        answers = np.frombuffer(b"".join([decided.tobytes() for _, decided in batches]), ANSWER_DTYPE)
-        scores = answers["score"].copy()
-        scores[~answers["scored"]] = np.nan
         room = self.first.room if self.first is not None else 0
-        with np.errstate(over="ignore"):  # a value beyond float32 is infinite, to the engine too
-            if not room and self.live.add_batches(columns, scores):
-                return
-            features = np.concatenate(columns, dtype=np.float32, casting="same_kind")
+        if not room and self.live.add_batches(batches):
+            return
+        features, scores = columns_of(batches)
         if self.first is not None and room:
             self.first.add(features[:room], scores[:room])
         self.live.add(features[room:], scores[room:])

@@ -161,6 +161,15 @@ class Windows:
         """
         return self._ticks, self._totals, self._table
 
+    def ahead(self, buckets: int) -> list[tuple[int, int]]:
+        """Address and bytes of the next so many unused buckets. Any thread may ask."""
+        used, arrays = self._used, (self._ticks, self._totals)
+        return [
+            (each.ctypes.data + used * each.strides[0], min(buckets, len(each) - used) * each.strides[0])
+            for each in arrays
+            if used < len(each)
+        ]
+
     def adjust(self, series: int, tick: int, column: int, delta: int) -> bool:
         """Add to one column of the bucket at ``tick``; False when the series keeps no such bucket."""
         bucket = self._bucket(series, tick)

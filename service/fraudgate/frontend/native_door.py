@@ -15,9 +15,11 @@ from fraudgate.frontend.refusals import Refusal
 from fraudgate.latency.recorder import Counters
 from fraudgate.ops.tracing import Tracer
 from fraudgate.pipeline import Pipeline
-from fraudgate.transaction import Answers, Columns, Status
+from fraudgate.transaction import ANSWER_DTYPE, Answers, Columns, Status
 
 _log = logging.getLogger(__name__)
+
+_STATUS_AT = 0 if ANSWER_DTYPE.fields is None else ANSWER_DTYPE.fields["status"][1]
 
 
 def wire(refusal: Refusal) -> tuple[int, str, bytes, bool]:
@@ -96,8 +98,9 @@ class NativeDoor:
         try:
             columns = NativeColumns(native)
             answers = await self._pipeline.score(partial(record_batch, native), batch.closed_ns, batch.idle_ns, columns)
-            refused = self._refused(batch, columns, answers) if any(answers["status"].tobytes()) else []
-            self._native.answer(batch, answers.tobytes(), refused, self._renderer.tail)
+            body = answers.tobytes()
+            refused = self._refused(batch, columns, answers) if any(body[_STATUS_AT :: ANSWER_DTYPE.itemsize]) else []
+            self._native.answer(batch, body, refused, self._renderer.tail)
             if self.tracer is not None:
                 self.tracer.record(answers)
         except Exception:  # the batch must end: its callers get INTERNAL and may retry with the same ids

@@ -15,6 +15,7 @@ from fraudgate.latency.budget import Budget
 from fraudgate.latency.causes import explain
 from fraudgate.latency.progress import Progress
 from fraudgate.latency.recorder import Waiting
+from fraudgate.latency.spans import Spans, spans_of
 from fraudgate.latency.timeline import Event, Events, Timeline
 from fraudgate.limits import SECOND_NS
 from fraudgate.transaction import ANSWER_DTYPE, Answers, Fallback, Int64
@@ -41,6 +42,10 @@ class Exemplar:
     """Why it took longer than the budget, see ``latency.causes``; empty where it did not."""
 
 
+_Numbered = tuple[int, Answers]
+"""A batch and its number since the start."""
+
+
 @dataclass(slots=True)
 class _Rows:
     """Rows with the numbers of their batches; ANSWER_DTYPE[n] and int64[n]."""
@@ -53,10 +58,9 @@ class _Rows:
         return cls(np.zeros(0, ANSWER_DTYPE), np.zeros(0, np.int64))
 
     @classmethod
-    def of(cls, batches: Sequence[Answers], first: int) -> "_Rows":
-        rows = _joined(batches)
-        numbers = np.repeat(np.arange(first, first + len(batches)), [len(batch) for batch in batches])
-        return cls(rows, numbers)
+    def of(cls, batches: Sequence[_Numbered]) -> "_Rows":
+        numbers = [number for number, _ in batches]
+        return cls(_joined(batches), np.repeat(numbers, [len(batch) for _, batch in batches]))
 
     def at(self, places: Int64) -> "_Rows":
         return _Rows(self.rows[places], self.batches[places])
@@ -70,8 +74,10 @@ class _Rows:
         return difference
 
 
-def _joined(batches: Sequence[Answers]) -> Answers:
-    return np.frombuffer(b"".join([batch.tobytes() for batch in batches]), ANSWER_DTYPE)  # cheaper than concatenate()
+def _joined(batches: Sequence[_Numbered]) -> Answers:
+    return np.frombuffer(
+        b"".join([batch.tobytes() for _, batch in batches]), ANSWER_DTYPE
+    )  # cheaper than concatenate()
 
 
 class Slowest:
@@ -117,32 +123,36 @@ class Exemplars:
         self._batches = 0
         self._interval, self._rolling, self._rolled = Slowest(kept), Slowest(kept), Slowest(kept)
         self._rolling_until_ns = 0
-        self._waiting: Waiting[Answers] = Waiting(self._add_up)
+        self._floor_ns = self._interval.floor_ns
+        self._waiting: Waiting[_Numbered] = Waiting(self._add_up)
 
-    def record_batch(self, decided: Answers) -> None:
+    def record_batch(self, decided: Answers, spans: Spans | None = None) -> None:
         """Look at rows decided now: ANSWER_DTYPE[n], n >= 1, which nobody may change from here on."""
-        self._waiting.put(decided)
+        spans = spans or spans_of(decided)
+        if spans[0] > self._floor_ns or spans[4] >= self._rolling_until_ns:
+            self._waiting.put((self._batches, decided))
+        self._batches += 1
 
-    def _add_up(self, batches: list[Answers]) -> None:
+    def _add_up(self, batches: list[_Numbered]) -> None:
         rows = _joined(batches)
         answered_ns = rows["answered_ns"]
         if answered_ns[-1] >= self._rolling_until_ns:
             self._rolled, self._rolling = self._rolling, Slowest(self._kept)
             self._rolling_until_ns = int(answered_ns[-1]) + ROLLING_NS
         if (answered_ns - rows["arrival_ns"]).max() > min(self._interval.floor_ns, self._rolling.floor_ns):
-            numbered = _Rows.of(batches, self._batches)
+            numbered = _Rows.of(batches)
             self._interval.add(numbered)
             self._rolling.add(numbered)
-        self._batches += len(batches)
+        self._floor_ns = min(self._interval.floor_ns, self._rolling.floor_ns)
 
     def cut(self) -> list[Exemplar]:
         """The slowest since the last cut, slowest first; the next interval begins here. One thread at a time."""
         with self._waiting.still:
             waiting = self._waiting_rows()
             slowest = self._interval.with_added(waiting)
-            self._interval = Slowest(
-                self._kept, batches_from=int(waiting.batches[-1]) + 1 if len(waiting.rows) else self._batches
-            )
+            told = int(waiting.batches[-1]) + 1 if len(waiting.rows) else 0  # more than are counted, for a moment
+            self._interval = Slowest(self._kept, batches_from=max(told, self._batches))
+            self._floor_ns = self._interval.floor_ns
         return self._told(slowest)
 
     def recent(self, now_ns: int) -> list[Exemplar]:
@@ -155,7 +165,7 @@ class Exemplars:
 
     def _waiting_rows(self) -> _Rows:
         waiting = self._waiting.seen()
-        return _Rows.of(waiting, self._batches) if waiting else _Rows.none()
+        return _Rows.of(waiting) if waiting else _Rows.none()
 
     def _told(self, slowest: _Rows) -> list[Exemplar]:
         if not len(slowest.rows):

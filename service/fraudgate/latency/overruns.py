@@ -1,6 +1,6 @@
 """Every transaction over the budget, counted by its cause: decided late, or refused at take-up because it was spent.
 
-The scoring loop appends each decided batch, at the cost of that; ``settle`` looks at them on another thread, after
+The scoring loop appends each batch of which a row was late; ``settle`` looks at them on another thread, after
 ``SETTLED_NS``: what was noted a little late is then in the timeline.
 """
 
@@ -12,6 +12,7 @@ from fraudgate.latency.budget import Budget
 from fraudgate.latency.causes import STAMPS, backlogs, explain, stamps_of
 from fraudgate.latency.progress import Progress
 from fraudgate.latency.recorder import Counters
+from fraudgate.latency.spans import Spans, spans_of
 from fraudgate.latency.timeline import SlowRuns, Timeline
 from fraudgate.limits import MILLISECOND_NS, SECOND_NS
 from fraudgate.transaction import ANSWER_DTYPE, Answers, Int64
@@ -29,6 +30,7 @@ class Overruns:
 
     def __init__(self, timeline: Timeline, budget: Budget, counters: Counters) -> None:
         self._timeline, self._budget, self._counters = timeline, budget, counters
+        self._total_ns = budget.total_ns
         self.runs = SlowRuns(timeline, budget)
         """It has to be told of every batch, too."""
         self.progress = Progress()
@@ -37,8 +39,11 @@ class Overruns:
         self._spent: deque[tuple[int, int]] = deque(maxlen=SPENT_MAX)
         self._late: deque[Int64] = deque()
         self._since_ns = self._until_ns = 0
-        self.record_batch = self._decided.append
+
+    def record_batch(self, decided: Answers, spans: Spans | None = None) -> None:
         """Take rows decided now, ANSWER_DTYPE[n], which nobody may change from here on."""
+        if (spans or spans_of(decided))[0] > self._total_ns:
+            self._decided.append(decided)
 
     def record_spent(self, span_ns: tuple[int, int]) -> None:
         """Take arrival and take-up of a row that was then refused because its budget was spent."""
@@ -67,7 +72,7 @@ class Overruns:
         if not decided:
             return None
         rows = np.frombuffer(b"".join([batch.tobytes() for batch in decided]), ANSWER_DTYPE)
-        late = rows["answered_ns"] - rows["arrival_ns"] > self._budget.total_ns
+        late = rows["answered_ns"] - rows["arrival_ns"] > self._total_ns
         return stamps_of(rows[late]) if late.any() else None
 
     def _late_of_spent(self) -> Int64 | None:

@@ -24,6 +24,7 @@ from fraudgate.latency.histogram import (
     indices_of,
     summarise,
 )
+from fraudgate.latency.spans import Spans, spans_of
 from fraudgate.limits import BATCH_ROWS_MAX, BUDGET_NS
 from fraudgate.transaction import ANSWER_DTYPE, Answers, Decision, Fallback, Int64, UInt8
 
@@ -111,7 +112,7 @@ class Recorder:
         native: let the native kernel count, batch by batch, where it is installed; the counts are the same.
         """
         self.budget_ns = budget_ns
-        self.watchers: list[Callable[[Answers], None]] = []
+        self.watchers: list[Callable[[Answers, Spans], None]] = []
         """Told of every decided batch, on the scoring loop."""
         self.spent_watchers: list[Callable[[tuple[int, int]], None]] = []
         """Told of every row that was refused at take-up: its arrival, and that."""
@@ -121,7 +122,7 @@ class Recorder:
         self._resetting = Lock()  # between readers only; recording never takes it
         kernel = wheel.kernel("StageKernel") if native else None
         self._kernel = kernel and kernel([self._cells[stage] for stage in STAGES[:_STAGES_OF_ROWS]])
-        self._waiting: Waiting[Answers] = Waiting(self._add_up, 1 if kernel else _WAITING_MAX)
+        self._waiting: Waiting[Answers] = Waiting(self._add_up)
 
     def __repr__(self) -> str:
         total = self.since_start()["total"]
@@ -129,9 +130,17 @@ class Recorder:
 
     def record_batch(self, decided: Answers) -> None:
         """Record the five stages of rows decided now: ANSWER_DTYPE[n], which nobody may change from here on."""
-        self._waiting.put(decided)
+        still = self._waiting.still
+        if self._kernel is not None and still.acquire(blocking=False):
+            try:
+                spans: Spans = self._kernel.add(decided.tobytes())
+            finally:
+                still.release()
+        else:
+            self._waiting.put(decided)
+            spans = spans_of(decided)
         for watch in self.watchers:
-            watch(decided)
+            watch(decided, spans)
 
     def record_spent(self, arrival_ns: int, taken_up_ns: int) -> None:
         """Tell of a row whose budget was spent before it was taken up."""
@@ -139,10 +148,6 @@ class Recorder:
             watch((arrival_ns, taken_up_ns))
 
     def _add_up(self, batches: Sequence[Answers]) -> None:
-        if self._kernel is not None:
-            for batch in batches:
-                self._kernel.add(batch.tobytes())
-            return
         for stage, indices in _stage_indices(batches).items():
             np.add.at(self._cells[stage], indices, 1)
 
@@ -218,10 +223,12 @@ class CountersCopy(NamedTuple):
 class Counters:
     """Monotonic counts. Each method belongs to one thread at a time, each named total to the thread that counts it."""
 
-    def __init__(self) -> None:
+    def __init__(self, native: bool = True) -> None:
+        """native: let the native kernel count decisions where it is installed; the counts are the same."""
         self.batches = 0
         self._decisions = np.zeros(256, np.int64)  # by decision << 3 | fallback
         self._waiting: Waiting[tuple[UInt8, UInt8]] = Waiting(self._add_up)
+        self._count_native = wheel.kernel("count_decisions") if native else None
         self._refusals: dict[str, int] = {}
         self._batch_rows = [0] * (BATCH_ROWS_MAX + 1)
         self._totals = dict.fromkeys(TOTALS, 0)
@@ -238,6 +245,15 @@ class Counters:
     def count_decisions(self, decision: UInt8, fallback: UInt8) -> None:
         """Count rows by (decision, fallback), both uint8[n]; rows whose decision is 0 have none and are left out."""
         self._waiting.put((decision, fallback))
+
+    def count_decided(self, decided: Answers) -> None:
+        """Count a batch of rows decided now: ANSWER_DTYPE[n]."""
+        self.batches += 1
+        self._batch_rows[len(decided)] += 1
+        if self._count_native is None:
+            self.count_decisions(decided["decision"], decided["fallback"])
+        else:
+            self._count_native(self._decisions, decided.tobytes())  # one step of the interpreter: no reader sees half
 
     def _add_up(self, columns: Sequence[tuple[UInt8, UInt8]]) -> None:
         self._decisions += _decisions(columns)

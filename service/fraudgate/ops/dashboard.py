@@ -18,6 +18,7 @@ from fraudgate.engines.report import FleetReport
 from fraudgate.ladder import Ladder, LadderReport
 from fraudgate.latency.histogram import Distribution
 from fraudgate.latency.recorder import STAGES, Counters, Recorder
+from fraudgate.latency.spans import Spans
 from fraudgate.limits import SECOND_NS
 from fraudgate.ops.answers import BUSY, Answer, Query, RateBound, Route, Shared, tagged
 from fraudgate.ops.history import History, Sample, Window
@@ -162,7 +163,7 @@ class Recent:
         self._batches: list[Answers] = []
         self._place = 0
 
-    def record_batch(self, decided: Answers) -> None:
+    def record_batch(self, decided: Answers, _: Spans | None = None) -> None:
         """Keep ANSWER_DTYPE[n], which nobody may change from here on, in place of the oldest batch."""
         if len(self._batches) < RECENT_ROWS:
             self._batches.append(decided)

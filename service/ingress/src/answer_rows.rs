@@ -8,12 +8,13 @@ pub const ROW_BYTES: usize = 73;
 
 /// Where the decision of a row stands.
 pub const DECISION_AT: usize = 1;
+pub const FALLBACK_AT: usize = 2;
 
 /// The name, the NumPy type and the offset of each field.
 const FIELDS: [(&str, &str, usize); 16] = [
     ("status", "|u1", 0),
     ("decision", "|u1", DECISION_AT),
-    ("fallback", "|u1", 2),
+    ("fallback", "|u1", FALLBACK_AT),
     ("scored", "|b1", 3),
     ("score", "<f4", 4),
     ("replayed", "|b1", 8),

@@ -2,6 +2,8 @@
 
 use std::cell::Cell;
 
+use pyo3::prelude::*;
+
 const LINE_BYTES: usize = 64;
 
 /// Begin to fetch `slice[index]` into the cache. A hint: an index outside of the slice does nothing.
@@ -37,6 +39,34 @@ pub fn prefer_huge_pages<T>(slice: &[T]) {
 
 #[cfg(not(target_os = "linux"))]
 pub fn prefer_huge_pages<T>(_slice: &[T]) {}
+
+/// Address and bytes of a slice.
+pub type Extent = (usize, usize);
+
+pub fn extent<T>(slice: &[T]) -> Extent {
+    (slice.as_ptr() as usize, size_of_val(slice))
+}
+
+/// Have the system provide the memory of these extents now, where it has not: a huge page takes it milliseconds.
+#[pyfunction]
+fn populate(py: Python<'_>, extents: Vec<Extent>) {
+    py.detach(|| extents.into_iter().for_each(provide));
+}
+
+#[cfg(target_os = "linux")]
+fn provide((address, bytes): Extent) {
+    const PAGE_BYTES: usize = 1 << 12;
+    let start = address / PAGE_BYTES * PAGE_BYTES;
+    // SAFETY: the advice changes no byte of what is there and takes nothing away; where nothing is, it fails.
+    unsafe { libc::madvise(start as *mut _, address + bytes - start, libc::MADV_POPULATE_WRITE) };
+}
+
+#[cfg(not(target_os = "linux"))]
+fn provide(_extent: Extent) {}
+
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(populate, module)?)
+}
 
 #[cfg(target_arch = "x86_64")]
 fn fetch(address: *const i8) {

@@ -17,12 +17,17 @@ mod ids;
 mod memo;
 mod memory;
 mod program;
+mod recent;
+mod rules;
 mod stages;
 mod windows;
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<claims::ClaimKernel>()?;
-    module.add_class::<stages::StageKernel>()?;
+    module.add_class::<rules::RuleKernel>()?;
+    memory::register(module)?;
+    recent::register(module)?;
+    stages::register(module)?;
     drafts::register(module)?;
     module.add_class::<windows::WindowKernel>()
 }

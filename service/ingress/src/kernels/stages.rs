@@ -1,4 +1,4 @@
-//! The kernel behind `fraudgate.latency.recorder.Recorder.record_batch`: the stages of decided rows, counted in place.
+//! The kernels behind `fraudgate.latency.recorder`: stages and decisions of decided rows, counted in place.
 
 use std::cell::Cell;
 
@@ -7,11 +7,17 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use super::buffers::{require, writable};
-use crate::answer_rows::AnswerRow;
+use crate::answer_rows::{AnswerRow, DECISION_AT, FALLBACK_AT, ROW_BYTES};
 use crate::panics::caught;
 
 /// queue, features, inference, guardrails, total: the first of `STAGES`.
 const STAGES: usize = 5;
+const TOTAL: usize = STAGES - 1;
+
+const NO_ROWS: &str = "these are not rows of ANSWER_DTYPE";
+
+/// From the longest wait to the decision, then the stamps of the first row from its take-up on.
+type Spans = (i64, i64, i64, i64, i64);
 
 /// The layout of `fraudgate.latency.histogram`.
 const HALF_BITS: u32 = 10;
@@ -35,16 +41,40 @@ impl StageKernel {
         Ok(Self { cells })
     }
 
-    /// Count rows of ANSWER_DTYPE.
-    fn add(&self, py: Python<'_>, decided: &[u8]) -> PyResult<()> {
-        let rows =
-            AnswerRow::read_all(decided).ok_or_else(|| PyValueError::new_err("these are not rows of ANSWER_DTYPE"))?;
+    /// Count rows of ANSWER_DTYPE, at least one. What `fraudgate.latency.spans.Spans` says of them, in its order.
+    fn add(&self, py: Python<'_>, decided: &[u8]) -> PyResult<Spans> {
+        let rows = rows_of(decided)?;
         for (stage, cells) in self.cells.iter().enumerate() {
             let cells = writable(py, cells)?;
             caught(|| rows.iter().for_each(|row| count(cells, spans_ns(row)[stage])))?;
         }
-        Ok(())
+        let first = rows.first().ok_or_else(|| PyValueError::new_err("there are no rows"))?;
+        let longest_ns = rows.iter().map(|row| spans_ns(row)[TOTAL]).max().unwrap_or_default();
+        Ok((longest_ns, first.taken_up_ns, first.gathered_ns, first.inferred_ns, first.answered_ns))
     }
+}
+
+/// Count rows of ANSWER_DTYPE by decision << 3 | fallback into int64[256].
+#[pyfunction]
+fn count_decisions(py: Python<'_>, counts: PyBuffer<i64>, decided: &[u8]) -> PyResult<()> {
+    let counts = writable(py, &counts)?;
+    let (rows, rest) = decided.as_chunks::<ROW_BYTES>();
+    require(rest.is_empty(), NO_ROWS)?;
+    require(counts.len() == 1 << u8::BITS, "the counts must be int64[256]")?;
+    for row in rows {
+        let cell = &counts[usize::from(row[DECISION_AT] << 3 | row[FALLBACK_AT])];
+        cell.set(cell.get() + 1);
+    }
+    Ok(())
+}
+
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<StageKernel>()?;
+    module.add_function(wrap_pyfunction!(count_decisions, module)?)
+}
+
+fn rows_of(decided: &[u8]) -> PyResult<Vec<AnswerRow>> {
+    AnswerRow::read_all(decided).ok_or_else(|| PyValueError::new_err(NO_ROWS))
 }
 
 fn spans_ns(row: &AnswerRow) -> [i64; STAGES] {

@@ -1,9 +1,10 @@
 //! The ids of a ring: fixed rows, so that what goes and what comes lies side by side, and the index that finds them.
 
 use std::hash::{BuildHasher, RandomState};
+use std::ops::Range;
 
 use super::index::Index;
-use crate::kernels::memory::{prefer_huge_pages, prefetch};
+use crate::kernels::memory::{Extent, extent, prefer_huge_pages, prefetch};
 
 pub const ID_BYTES_MAX: usize = 64;
 
@@ -86,6 +87,12 @@ impl Ids {
 
     pub fn get(&self, slot: usize) -> Option<&str> {
         self.bytes(slot).and_then(|bytes| str::from_utf8(bytes).ok())
+    }
+
+    /// The memory of some slots, and all of the index: its places are taken in no order.
+    pub fn extents(&self, slots: Range<usize>) -> [Extent; 4] {
+        let texts = &self.texts[slots.start * ID_BYTES_MAX..slots.end * ID_BYTES_MAX];
+        [extent(texts), extent(&self.lengths[slots.clone()]), extent(&self.tags[slots]), self.index.extent()]
     }
 
     fn bytes(&self, slot: usize) -> Option<&[u8]> {

@@ -1,6 +1,6 @@
 //! Which slots of a ring may hold an id: open addressing, at most half full.
 
-use crate::kernels::memory::{prefer_huge_pages, prefetch};
+use crate::kernels::memory::{Extent, extent, prefer_huge_pages, prefetch};
 
 /// Most runs are no longer.
 const RUN_ENTRIES: usize = 3;
@@ -17,6 +17,10 @@ impl Index {
         let entries = vec![0; (2 * slots).next_power_of_two()];
         prefer_huge_pages(&entries);
         Index { entries }
+    }
+
+    pub fn extent(&self) -> Extent {
+        extent(&self.entries)
     }
 
     pub fn prefetch(&self, tag: u32) {

@@ -99,6 +99,10 @@ impl ClaimKernel {
         Ok(())
     }
 
+    fn ahead(&self, py: Python<'_>, slots: usize) -> PyResult<Vec<(usize, usize)>> {
+        Ok(self.ring.ahead(slots, &self.buffers.arrays(py)?))
+    }
+
     fn live(&self) -> Vec<usize> {
         self.ring.live()
     }

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::ids::Ids;
 use crate::answer_rows::{DECISION_AT, ROW_BYTES};
-use crate::kernels::memory::prefetch;
+use crate::kernels::memory::{Extent, extent, prefetch};
 
 /// 64-bit words of a payload digest.
 pub const DIGEST_WORDS: usize = 2;
@@ -94,6 +94,16 @@ impl Ring {
         claims
     }
 
+    /// The memory of the next slots, at most so many; none before the first claim, and none once every slot was taken.
+    pub fn ahead(&self, slots: usize, arrays: &Arrays<'_>) -> Vec<Extent> {
+        if self.next == 0 || self.next >= self.slots {
+            return Vec::new();
+        }
+        let first = self.next as usize;
+        let slots = first..self.slots.min(self.next + slots as u64) as usize;
+        self.ids.extents(slots.clone()).into_iter().chain(arrays.extents(slots)).collect()
+    }
+
     /// Take slots for the ids of a dump.
     pub fn fill(&mut self, ids: &[&str]) -> Vec<usize> {
         ids.iter().map(|id| self.take(self.ids.tag(id), id, None)).collect()
@@ -169,6 +179,12 @@ impl Ring {
 }
 
 impl Arrays<'_> {
+    fn extents(&self, slots: Range<usize>) -> [Extent; 3] {
+        let digests = &self.digests[slots.start * DIGEST_WORDS..slots.end * DIGEST_WORDS];
+        let answers = &self.answers[slots.start * ROW_BYTES..slots.end * ROW_BYTES];
+        [extent(digests), extent(&self.claimed_ns[slots]), extent(answers)]
+    }
+
     fn prefetch(&self, slot: usize) {
         prefetch(self.digests, slot * DIGEST_WORDS);
         prefetch(self.claimed_ns, slot);
