@@ -1,6 +1,7 @@
 """What the native front end's transport costs alone: it decodes each request and answers with ready bytes of the size
 of a real answer. No batch, no Python. With ``refuse`` nobody takes the batches, so that, once the queue is as long as
-may be answered in time, it refuses: what that costs. ``python -m benchmarks.native_echo PORT [refuse]``.
+may be answered in time, it refuses, as much as there is and without a pause: what that costs.
+``python -m benchmarks.native_echo PORT [refuse]``.
 """
 
 import asyncio
@@ -24,7 +25,8 @@ async def serve(port: int, refuse: bool) -> None:
     """Serve for ever; the process is ended by a signal."""
     server = sections.Server(data_address=f"127.0.0.1:{port}")
     ready = None if refuse else READY.SerializeToString()
-    settings = native.settings(msgspec.structs.replace(config.Config(), server=server), ready)
+    unpaused = sections.Admission(refusals_per_second_max=2**31)
+    settings = native.settings(msgspec.structs.replace(config.Config(), server=server, admission=unpaused), ready)
     recorded = native.recorded(lambda _: np.zeros(CELLS, np.int64))
     echo = fraudgate_ingress.Ingress(settings, native.refusal_table(), recorded)
     servicer = health.aio.HealthServicer()

@@ -17,7 +17,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from benchmarks import alone, native
@@ -42,6 +42,7 @@ class Overloaded:
     p99_ms: float  # of decisions
     refused_p99_ms: float  # of refusals and of what expired, as callers see it
     refused_share: float
+    expired_share: float  # admitted, and not decided by its deadline; within refused_share
     lag_p99_ms: float  # of the generator
     cpu_us_per_call: float  # of the server
 
@@ -66,6 +67,7 @@ def _run(place: Place, pace: load.Pace, connections: int = CONNECTIONS) -> Overl
         p99_ms=report.decided.percentile(99) / 1e6,
         refused_p99_ms=report.refused.percentile(99) / 1e6,
         refused_share=report.refused.count / max(report.answered, 1),
+        expired_share=report.statuses.get("DEADLINE_EXCEEDED", 0) / max(report.answered, 1),
         lag_p99_ms=report.lag.percentile(99) / 1e6,
         cpu_us_per_call=used_ns / 1_000 / report.answered,
     )
@@ -86,7 +88,10 @@ def counted(place: Place, name: str) -> int:
 
 
 def refused_p99_ms(place: Place) -> float:
-    """From the server's own stamps: of a call that was refused, from when it was read to its refusal."""
+    """From the server's own stamps: of a call that was refused, from when its bytes were read to the refusal's written.
+
+    What it waited unread in the kernel is in the callers' view alone, ``refused_p99_ms``.
+    """
     stages = {stage["stage"]: stage for stage in json.loads(_ask(place, "/latency"))["stages"]}
     return float(stages["refuse"]["p99_ns"]) / 1e6
 
@@ -109,9 +114,9 @@ def refusal(refusing: Place, echo: Place) -> dict[str, float]:
 
 
 def _medians(rounds: Sequence[Overloaded], prefix: str) -> dict[str, float]:
-    names = ("goodput", "p99_ms", "refused_p99_ms", "refused_share", "lag_p99_ms", "cpu_us_per_call")
+    names = [each.name for each in fields(Overloaded)]
     medians = {name: statistics.median(getattr(each, name) for each in rounds) for name in names}
-    return {f"{prefix}_{name}": round(value, 3) for name, value in medians.items()}
+    return {f"{prefix}_{name}": round(value, 4) for name, value in medians.items()}
 
 
 def known(place: Place) -> dict[str, float]:

@@ -86,9 +86,7 @@ class Service:
         tables = [parts.store.windows.ahead, *([parts.idempotency.ahead] if parts.idempotency else [])]
         self._pager = Pager(tables)
         self._hlog: IntervalTask | None = None
-        self.door.tracer = self._tracer = tracer(
-            config.tracing, parts.editions, parts.counters, self._front.calls is not None, say
-        )
+        self.door.tracer = self._tracer = tracer(config.tracing, parts.editions, parts.counters, say)
         self._ready = False
         self._control = grpc.aio.server(
             interceptors=[Decoding()], options=aio.server_options(config.server.streams_max)

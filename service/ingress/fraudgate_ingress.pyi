@@ -446,6 +446,10 @@ class Batch:
     def closed_ns(self) -> int: ...
     @property
     def idle_ns(self) -> int: ...
+    @property
+    def parents(self) -> list[str | None]:
+        """The ``traceparent`` of each row's call, as it came; empty where none has one or ``traced`` is off."""
+
     def prefix(self, row: int) -> str:
         """The path of a row's Transaction in its request."""
 

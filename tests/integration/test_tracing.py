@@ -91,7 +91,7 @@ async def test_every_slow_transaction_is_traced_also_of_a_caller_who_does_not_sa
         assert len(spans) == 5
         assert all(attributes(span)["fraudgate.slow"] for span in spans)
         traces = {span.trace_id.hex() for span in spans}
-        assert (traces == {TRACE}) if frontend == "aio" else len(traces) == 5
+        assert traces == {TRACE}
 
 
 async def test_without_a_share_and_quick_there_are_none(models: Path, frontend: str) -> None:
@@ -116,11 +116,12 @@ async def test_a_refused_row_ends_with_an_error_and_a_replayed_one_has_no_span(m
         assert not bad.links
 
 
-async def test_the_reference_front_end_continues_the_callers_trace(models: Path) -> None:
+async def test_it_continues_the_callers_trace(models: Path, frontend: str) -> None:
     with Collector() as collector:
-        async with serve(models, server={"frontend": "aio"}, **sections(collector)) as server:
+        async with serve(models, **sections(collector)) as server:
             await server.score(request("tx-1"), metadata=SAMPLED)
             await server.score(request("tx-2"), metadata=(("traceparent", "00-nonsense"),))
+            await server.score(request("tx-2a"), metadata=SAMPLED + UNSAMPLED)
             body = pb.ScoreBatchRequest(transactions=[transaction("tx-3"), transaction("tx-4")])
             await server.score_batch(body, metadata=SAMPLED)
             call = server.score_stream(iter([request("tx-5").SerializeToString()]), metadata=SAMPLED)
@@ -153,12 +154,11 @@ async def test_it_is_off_without_an_endpoint(models: Path, frontend: str) -> Non
         assert not any("tracing" in line for line in server.lines)
 
 
-async def test_the_native_front_end_says_that_it_begins_traces(models: Path, frontend: str) -> None:
+async def test_it_says_what_it_traces(models: Path, frontend: str) -> None:
     with Collector() as collector:
         async with serve(models, **sections(collector, sampled_share=0.25)) as server:
             (line,) = (line for line in server.lines if line.startswith("tracing to "))
-    assert "a share of 0.25" in line
-    assert ("does not read traceparent" in line) == (frontend == "native")
+    assert "a share of 0.25, those of sampled callers (traceparent)" in line
 
 
 async def test_without_the_extra_the_server_says_what_to_install(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:

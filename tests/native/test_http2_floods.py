@@ -290,8 +290,9 @@ async def test_answers_that_nobody_reads_close_the_connection(server: NativeChil
     )
     with socket.socket() as peer:
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-        # Some answers are given up before the connection is.
-        async with bounded(server, connections_stalled=1, answers_unread=range(count + 1)):
+        # Some answers are given up before the connection is, and most rows are refused, which pauses it.
+        unread, paused = range(count + 1), range(count + 1)
+        async with bounded(server, connections_stalled=1, answers_unread=unread, connections_paused=paused):
             peer.connect(("127.0.0.1", server.data_port))
             peer.sendall(b"".join([PREFACE, wide, *calls]))
 

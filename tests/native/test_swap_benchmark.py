@@ -20,6 +20,10 @@ def window(place: swap.Place, rate: float, seed: int) -> load.LoadReport:
     return report
 
 
+def test_the_queue_holds_what_comes_within_the_budget() -> None:
+    assert [swap.queue_rows(rate) for rate in (1_000.0, 20_480.0, 20_500.0, 52_000.0)] == [1024, 1024, 2048, 4096]
+
+
 def test_one_short_pair_and_a_rollback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(swap, "PAIRS", 1)
     monkeypatch.setattr(swap, "WINDOWS", 1)

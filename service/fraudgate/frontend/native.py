@@ -122,6 +122,7 @@ def settings(config: Config, echo: bytes | None = None) -> Mapping[str, Any]:
         "keepalive_ns_max": int(ingress.keepalive_seconds_max * SECOND_NS),
         "write_stall_ns_max": int(ingress.write_stall_seconds_max * SECOND_NS),
         "tls": _tls(config),
+        "traced": bool(config.tracing.endpoint),
         "echo": echo,
     }
 

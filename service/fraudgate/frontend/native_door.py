@@ -13,6 +13,7 @@ from fraudgate.frontend.codec import Renderer
 from fraudgate.frontend.native_columns import NativeColumns, record_batch
 from fraudgate.frontend.refusals import Refusal
 from fraudgate.latency.recorder import Counters
+from fraudgate.ops.traceparent import parse
 from fraudgate.ops.tracing import Tracer
 from fraudgate.pipeline import Pipeline
 from fraudgate.transaction import ANSWER_DTYPE, Answers, Columns, Status
@@ -102,7 +103,7 @@ class NativeDoor:
             refused = self._refused(batch, columns, answers) if any(body[_STATUS_AT :: ANSWER_DTYPE.itemsize]) else []
             self._native.answer(batch, body, refused, self._renderer.tail)
             if self.tracer is not None:
-                self.tracer.record(answers)
+                self.tracer.record(answers, [None if text is None else parse(text) for text in batch.parents])
         except Exception:  # the batch must end: its callers get INTERNAL and may retry with the same ids
             _log.exception("a batch of %d failed", native.rows)
             self._counters.count_refusal("internal", native.rows)

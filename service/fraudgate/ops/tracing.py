@@ -101,18 +101,12 @@ class Tracer:
             spans += self._spans.of(traced)
 
 
-def tracer(
-    settings: Tracing, editions: Editions, counters: Counters, propagates: bool, say: Callable[[str], None]
-) -> Tracer | None:
-    """None without an endpoint. ``propagates``: the front end hands over its callers' ``traceparent``."""
+def tracer(settings: Tracing, editions: Editions, counters: Counters, say: Callable[[str], None]) -> Tracer | None:
+    """None without an endpoint."""
     if not settings.endpoint:
         return None
-    if propagates:
-        whose = "those of sampled callers (traceparent)"
-    else:
-        whose = "in traces of their own: the native front end does not read traceparent"
     say(
         f"tracing to {settings.endpoint}: transactions over {settings.slow_ns_min / 1e6:g} ms, "
-        f"a share of {settings.sampled_share:g}, {whose}"
+        f"a share of {settings.sampled_share:g}, those of sampled callers (traceparent)"
     )
     return Tracer(settings, editions, counters)

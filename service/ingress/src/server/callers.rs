@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 
@@ -40,7 +41,7 @@ impl Callers {
         if self.numbers.is_empty() && !self.required {
             return Ok(ANONYMOUS); // the header is somebody else's
         }
-        let Some(authorization) = headers.get("authorization") else {
+        let Some(authorization) = headers.get(AUTHORIZATION) else {
             return if self.required { Err(Counted::Unauthenticated) } else { Ok(ANONYMOUS) };
         };
         let number = match &shown.0 {

@@ -11,6 +11,7 @@ use h2::RecvStream;
 use h2::server::{Connection, SendResponse};
 use http::{Method, Request};
 use tokio::sync::watch;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::callers::Shown;
@@ -86,16 +87,46 @@ type Accept = (Request<RecvStream>, SendResponse<Bytes>);
 /// None: the peer has closed the connection.
 type Accepted = Option<Result<Accept, h2::Error>>;
 
-/// The calls that came together with this one, and how the connection ended, if it did. All are accepted before the
-/// first is answered: asking h2 for the next call writes what was answered, which costs a system call.
-fn accept_more(connection: &mut Connection<Socket, Bytes>, first: Accept) -> (Vec<Accept>, Option<Accepted>) {
-    let mut calls = vec![first];
+/// The calls that came together with this one, `expected` or so, and how the connection ended, if it did. All are
+/// accepted before the first is answered: asking h2 for the next call writes what was answered, which costs a system call.
+fn accept_more(
+    connection: &mut Connection<Socket, Bytes>,
+    first: Accept,
+    expected: usize,
+) -> (Vec<Accept>, Option<Accepted>) {
+    let mut calls = Vec::with_capacity(expected);
+    calls.push(first);
     loop {
         match connection.accept().now_or_never() {
             Some(Some(Ok(call))) => calls.push(call),
             ended => return (calls, ended),
         }
     }
+}
+
+/// Begin the calls of one turn, and write what was answered at once. How the connection ended, if it did.
+fn take_turn(
+    front: &Arc<Front>,
+    connection: &mut Connection<Socket, Bytes>,
+    first: Accept,
+    peer: &mut Peer,
+) -> Option<Accepted> {
+    let mut next = Some(first);
+    while let Some(call) = next.take() {
+        let (calls, ended) = accept_more(connection, call, peer.calls);
+        peer.calls = calls.len();
+        for (request, respond) in calls {
+            begin(front, request, respond, peer);
+        }
+        if ended.is_some() {
+            return ended;
+        }
+        match connection.accept().now_or_never() {
+            Some(Some(Ok(call))) => next = Some(call),
+            ended => return ended,
+        }
+    }
+    None
 }
 
 /// Serve one connection to its end.
@@ -120,12 +151,12 @@ async fn converse(
             call = connection.accept() => match call {
                 Some(Ok(call)) => {
                     pulse.heard = true;
-                    let (arrived_ns, before) = (monotonic_ns(), peer.refused.load(Ordering::Relaxed));
-                    let (calls, ended) = accept_more(&mut connection, call);
-                    for (request, respond) in calls {
-                        begin(front, request, respond, &mut peer);
-                    }
-                    if let Some(pause) = peer.too_much_refused(front, &mut pause, arrived_ns, before) {
+                    peer.arrived_ns = flow.read_ns.load(Ordering::Relaxed);
+                    let before = peer.refused.load(Ordering::Relaxed);
+                    flow.answering.store(true, Ordering::Relaxed);
+                    let ended = take_turn(front, &mut connection, call, &mut peer);
+                    flow.answering.store(false, Ordering::Relaxed);
+                    if let Some(pause) = peer.too_much_refused(front, &mut pause, before) {
                         front.counts.count(Counted::ConnectionPaused);
                         paused = true;
                         flow.paused.store(true, Ordering::Relaxed);
@@ -134,6 +165,7 @@ async fn converse(
                     match ended {
                         Some(Some(Err(error))) => return count_broken(front, &error),
                         Some(_) => return,
+                        None if flow.take_spent() => yield_now().await, // the others' turn
                         None => (),
                     }
                 }
@@ -172,17 +204,21 @@ struct Peer {
     side_calls: SideCalls,
     shown: Shown,
     refused: Arc<AtomicU64>,
+    /// When the calls of this turn came.
+    arrived_ns: i64,
+    /// How many they are, or were in the last turn.
+    calls: usize,
 }
 
 impl Peer {
-    /// For how long not to read, where too much was refused. `before`: what was by `arrived_ns`, when the last calls came.
-    fn too_much_refused(&self, front: &Front, pause: &mut Pause, arrived_ns: i64, before: u64) -> Option<Duration> {
+    /// For how long not to read, where too much was refused. `before`: what was when the calls of this turn came.
+    fn too_much_refused(&self, front: &Front, pause: &mut Pause, before: u64) -> Option<Duration> {
         let refused = self.refused.swap(0, Ordering::Relaxed);
         if refused == 0 {
             return None;
         }
         let now_ns = monotonic_ns();
-        front.ledger.refused(now_ns - arrived_ns, refused - before);
+        front.ledger.refused(now_ns - self.arrived_ns, refused - before);
         pause.charge(refused, now_ns).map(|until_ns| Duration::from_nanos((until_ns - now_ns) as u64))
     }
 }
@@ -210,14 +246,15 @@ fn dispatch(
         Rpc::Side(_) => Ok(0), // health and reflection are for everybody
         rpc => front.callers.identify(request.headers(), rpc, &mut peer.shown),
     };
-    let origin = Origin { caller: caller.unwrap_or(0), refused: peer.refused.clone() };
+    let parent = if front.settings.traced { request::parent_of(request.headers()) } else { None };
+    let origin = Origin { caller: caller.unwrap_or(0), refused: peer.refused.clone(), parent };
     if let Err(counted) = caller {
         return unary::refuse(front, respond, counted, front.refusals.of(counted, 0), &origin);
     }
     let messages = Messages::new(request.into_body(), head.encoding, &front.settings);
-    let deadline_ns = head.timeout_ns.map_or(0, |timeout_ns| monotonic_ns().saturating_add(timeout_ns));
+    let deadline_ns = head.timeout_ns.map_or(0, |timeout_ns| peer.arrived_ns.saturating_add(timeout_ns));
     match head.rpc {
-        Rpc::Score => unary::begin(front, messages, respond, deadline_ns, origin),
+        Rpc::Score => unary::begin(front, messages, respond, peer.arrived_ns, deadline_ns, origin),
         Rpc::ScoreBatch => {
             let call = many::score_batch(front.clone(), messages, respond.take(), deadline_ns, origin);
             tokio::spawn(guarded_task(front.clone(), call));

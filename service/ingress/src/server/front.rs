@@ -42,6 +42,8 @@ pub struct Entry {
     pub deadline_ns: i64,
     /// Its number, see `Callers`.
     pub caller: usize,
+    /// The call's `traceparent`, as it came.
+    pub parent: Option<Arc<str>>,
     pub reply: Reply,
 }
 
@@ -52,6 +54,8 @@ pub struct Origin {
     pub caller: usize,
     /// What was refused on its connection, and not charged yet.
     pub refused: Arc<AtomicU64>,
+    /// The call's `traceparent`, where traces are wanted and it has one.
+    pub parent: Option<Arc<str>>,
 }
 
 impl Origin {
@@ -182,13 +186,14 @@ impl Front {
     }
 
     /// Why a row would surely be refused whatever it says, where the last one was: then it need not be decoded.
-    pub fn refuses_unread(&self, deadline_ns: i64, caller: usize) -> Option<(Counted, &Refusal)> {
+    /// `now_ns` may be that of the turn: one that is admitted is asked about again.
+    pub fn refuses_unread(&self, now_ns: i64, deadline_ns: i64, caller: usize) -> Option<(Counted, &Refusal)> {
         if !self.pressed.load(Ordering::Relaxed) || self.is_closed() {
             return None;
         }
         let mut queue = self.queue();
         let Queue { batcher, admission, .. } = &mut *queue;
-        let verdict = admission.refuse(batcher, monotonic_ns(), deadline_ns, caller)?;
+        let verdict = admission.refuse(batcher, now_ns, deadline_ns, caller)?;
         let counted = counted(verdict);
         Some((counted, self.refusals.of(counted, verdict.retry_ns)))
     }

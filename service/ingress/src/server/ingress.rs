@@ -51,6 +51,9 @@ pub struct Batch {
     closed_ns: i64,
     #[pyo3(get)]
     idle_ns: i64,
+    /// The `traceparent` of each row's call; empty where none has one.
+    #[pyo3(get)]
+    parents: Vec<Option<String>>,
     prefixes: Vec<Option<String>>,
     entries: Mutex<Option<Vec<Entry>>>,
 }
@@ -121,10 +124,16 @@ impl Ingress {
             })
             .collect();
         let columns = Py::new(py, Columns::new(Rows::new(&rows)))?;
+        let parents = if entries.iter().any(|entry| entry.parent.is_some()) {
+            entries.iter().map(|entry| entry.parent.as_deref().map(str::to_owned)).collect()
+        } else {
+            Vec::new()
+        };
         Ok(Some(Batch {
             columns,
             closed_ns: closed.closed_ns,
             idle_ns: closed.idle_ns,
+            parents,
             prefixes,
             entries: Mutex::new(Some(entries)),
         }))

@@ -104,6 +104,7 @@ fn admit_rows(
         arrival_ns: 0,
         deadline_ns,
         caller: origin.caller,
+        parent: origin.parent.clone(),
         reply: Reply::Row(results.open()),
     });
     let refused = front.admit(entries.collect::<Vec<_>>());

@@ -8,6 +8,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::future::poll_fn;
 use h2::SendStream;
 use h2::server::SendResponse;
+use http::header::{CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use tokio::time::timeout;
 
@@ -49,6 +50,8 @@ impl Call {
         respond.as_mut().is_some_and(|respond| respond.poll_reset(&mut Context::from_waker(Waker::noop())).is_ready())
     }
 }
+
+static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 const NOT_GRPC: &[u8] = b"This port speaks gRPC: POST, content-type application/grpc.\n";
 
@@ -171,7 +174,7 @@ pub fn reject(
     let mut response = Response::new(());
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert("content-type", HeaderValue::from_static("text/plain"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     if status == StatusCode::METHOD_NOT_ALLOWED {
         headers.insert("allow", HeaderValue::from_static("POST"));
     }
@@ -182,7 +185,7 @@ pub fn reject(
 /// The response headers of a call that has messages.
 pub fn head(replayed: bool) -> Response<()> {
     let mut headers = HeaderMap::with_capacity(2);
-    headers.insert("content-type", HeaderValue::from_static("application/grpc"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     if replayed {
         headers.insert("idempotent-replay", HeaderValue::from_static("1"));
     }
@@ -194,6 +197,6 @@ pub fn head(replayed: bool) -> Response<()> {
 /// The trailers of a good end.
 pub fn ok_trailers() -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(1);
-    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    trailers.insert(&GRPC_STATUS, HeaderValue::from_static("0"));
     trailers
 }

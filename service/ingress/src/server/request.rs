@@ -1,5 +1,8 @@
 //! The head of a call: which method, which encoding, which deadline; or why it is none of ours.
 
+use std::sync::Arc;
+
+use http::header::{CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, Method, Request, StatusCode};
 
 use super::refusal::{Refusal, code};
@@ -38,6 +41,11 @@ pub enum Rejected {
     Grpc(Refusal),
 }
 
+/// Names that need no reading at each look-up.
+static GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
 const SERVICE: &str = "/fraudgate.v1.ScoringService/";
 const SIDE_SERVICES: [&str; 3] =
     ["/grpc.health.v1.Health/", "/grpc.reflection.v1alpha.ServerReflection/", "/grpc.reflection.v1.ServerReflection/"];
@@ -51,13 +59,20 @@ pub fn parse<B>(request: &Request<B>) -> Result<Head, Rejected> {
     if !is_grpc(headers) {
         return Err(Rejected::Http(StatusCode::UNSUPPORTED_MEDIA_TYPE));
     }
-    let encoding = match headers.get("grpc-encoding").map(|value| value.as_bytes()) {
+    let encoding = match headers.get(&GRPC_ENCODING).map(|value| value.as_bytes()) {
         None | Some(b"identity") => Encoding::Identity,
         Some(b"gzip") => Encoding::Gzip,
         Some(_) => return Err(unimplemented("this compression is not accepted; send identity or gzip")),
     };
-    let timeout_ns = headers.get("grpc-timeout").and_then(|value| timeout_ns(value.as_bytes()));
+    let timeout_ns = headers.get(&GRPC_TIMEOUT).and_then(|value| timeout_ns(value.as_bytes()));
     Ok(Head { rpc: rpc_of(request.uri().path())?, encoding, timeout_ns })
+}
+
+/// The one `traceparent` of a call; Python reads it.
+pub fn parent_of(headers: &HeaderMap) -> Option<Arc<str>> {
+    let mut values = headers.get_all(&TRACEPARENT).iter();
+    let value = values.next()?.to_str().ok()?;
+    values.next().is_none().then(|| value.into())
 }
 
 fn rpc_of(path: &str) -> Result<Rpc, Rejected> {
@@ -75,7 +90,7 @@ fn unimplemented(message: &str) -> Rejected {
 }
 
 fn is_grpc(headers: &HeaderMap) -> bool {
-    let Some(kind) = headers.get("content-type") else { return false };
+    let Some(kind) = headers.get(CONTENT_TYPE) else { return false };
     match kind.as_bytes().strip_prefix(b"application/grpc") {
         Some(rest) => rest.is_empty() || rest[0] == b'+' || rest[0] == b';',
         None => false,
@@ -123,6 +138,15 @@ mod tests {
         for bad in ["", "5", "S", "123456789S", "-1S", "1s", "1.5S"] {
             assert_eq!(timeout_ns(bad.as_bytes()), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_call_belongs_to_one_trace_or_none() {
+        let parent = |headers: &[(&str, &str)]| parent_of(request("/", headers).headers());
+        assert_eq!(parent(&[("traceparent", "00-1-2-01")]).as_deref(), Some("00-1-2-01"));
+        assert_eq!(parent(&[]), None);
+        assert_eq!(parent(&[("traceparent", "a"), ("traceparent", "b")]), None);
+        assert_eq!(parent(&[("traceparent", "\u{e4}")]), None);
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub struct Settings {
     /// How long a peer may leave its answers unread while they do not fit in the socket.
     pub write_stall_ns_max: i64,
     pub tls: Option<Tls>,
+    /// Somebody wants to know of each row which trace it belongs to.
+    pub traced: bool,
     /// Answer every Score() with these bytes as soon as it is decoded: what the transport alone costs.
     pub echo: Option<Vec<u8>>,
 }

@@ -3,8 +3,8 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -20,6 +20,9 @@ pub enum Transport {
 }
 
 const LAST_READS_MAX: usize = 16;
+/// What one turn of a connection reads, some 75 calls: then it answers, and the others have theirs. A peer that sends as
+/// fast as it is read would have it read without end, and answer nothing meanwhile.
+const TURN_BYTES: usize = 16 << 10;
 
 /// A transport that remembers since when a write waits for the peer. It does not claim vectored writes: h2 then copies
 /// small DATA frames into one buffer instead of flushing for each of them, a system call per answer otherwise.
@@ -35,6 +38,30 @@ pub struct Flow {
     pub stalled_since_ns: AtomicI64,
     /// Nothing is read while this is set. Who clears it polls the connection, and so the socket, again.
     pub paused: AtomicBool,
+    /// Likewise, while a turn is answered.
+    pub answering: AtomicBool,
+    /// The turn has read all that it may.
+    spent: AtomicBool,
+    read_bytes: AtomicUsize,
+    /// When the first bytes of the last turn were read.
+    pub read_ns: AtomicI64,
+}
+
+impl Flow {
+    /// Whether the last turn has left something unread, as far as is known.
+    pub fn take_spent(&self) -> bool {
+        self.spent.swap(false, Ordering::Relaxed)
+    }
+
+    fn closed(&self) -> bool {
+        self.paused.load(Ordering::Relaxed) || self.answering.load(Ordering::Relaxed)
+    }
+
+    fn note_read(&self, bytes: usize) {
+        if self.read_bytes.fetch_add(bytes, Ordering::Relaxed) == 0 {
+            self.read_ns.store(monotonic_ns(), Ordering::Relaxed);
+        }
+    }
 }
 
 impl Socket {
@@ -72,14 +99,28 @@ impl Drop for Socket {
 
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.flow.paused.load(Ordering::Relaxed) {
+        let this = self.get_mut();
+        if this.flow.closed() {
             return Poll::Pending;
         }
-        match &mut self.get_mut().transport {
+        if this.flow.read_bytes.load(Ordering::Relaxed) >= TURN_BYTES {
+            this.flow.read_bytes.store(0, Ordering::Relaxed);
+            this.flow.spent.store(true, Ordering::Relaxed);
+            cx.waker().wake_by_ref(); // for another turn
+            return Poll::Pending;
+        }
+        let before = buf.filled().len();
+        let polled = match &mut this.transport {
             Transport::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Transport::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
             Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
+        };
+        if polled.is_pending() {
+            this.flow.read_bytes.store(0, Ordering::Relaxed);
         }
+        ready!(polled)?;
+        this.flow.note_read(buf.filled().len() - before);
+        Poll::Ready(Ok(()))
     }
 }
 

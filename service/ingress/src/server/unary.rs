@@ -19,21 +19,22 @@ use super::refusal::{Refusal, code};
 use super::reply::{self, Call};
 use crate::transaction::Transaction;
 
-/// Take a call whose headers have come. `respond` is emptied when somebody else will answer.
+/// Take a call whose headers came at `now_ns`. `respond` is emptied when somebody else will answer.
 pub fn begin(
     front: &Arc<Front>,
     mut messages: Messages,
     respond: &mut Option<SendResponse<Bytes>>,
+    now_ns: i64,
     deadline_ns: i64,
     origin: Origin,
 ) {
     match messages.poll_next(&front.held, &mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(message) => finish(front, message, respond, deadline_ns, &origin),
+        Poll::Ready(message) => finish(front, message, respond, now_ns, deadline_ns, &origin),
         Poll::Pending => {
             let (front, mut respond) = (front.clone(), respond.take());
             tokio::spawn(guarded_task(front.clone(), async move {
                 let message = first_message(&front, &mut messages, deadline_ns).await;
-                finish(&front, message, &mut respond, deadline_ns, &origin);
+                finish(&front, message, &mut respond, monotonic_ns(), deadline_ns, &origin);
             }));
         }
     }
@@ -52,6 +53,7 @@ fn finish(
     front: &Arc<Front>,
     message: Result<Option<Bytes>, Broken>,
     respond: &mut Option<SendResponse<Bytes>>,
+    now_ns: i64,
     deadline_ns: i64,
     origin: &Origin,
 ) {
@@ -59,7 +61,7 @@ fn finish(
         Ok(message) => message,
         Err(broken) => return refuse_broken(front, respond, &broken, origin),
     };
-    if let Some((counted, refusal)) = front.refuses_unread(deadline_ns, origin.caller) {
+    if let Some((counted, refusal)) = front.refuses_unread(now_ns, deadline_ns, origin.caller) {
         return refuse(front, respond, counted, refusal, origin);
     }
     match Transaction::decode_request(&message) {
@@ -83,7 +85,8 @@ fn admit(
     }
     let call = Arc::new(Call::new(respond));
     let watched = (deadline_ns != 0).then(|| Arc::downgrade(&call));
-    let entry = Entry { transaction, arrival_ns: 0, deadline_ns, caller: origin.caller, reply: Reply::Unary(call) };
+    let (caller, parent) = (origin.caller, origin.parent.clone());
+    let entry = Entry { transaction, arrival_ns: 0, deadline_ns, caller, parent, reply: Reply::Unary(call) };
     match (front.admit([entry]).pop(), watched) {
         (Some((entry, refusal)), _) => {
             origin.refused(1);
