@@ -42,6 +42,11 @@ impl Tails {
         Self::default()
     }
 
+    /// Whether ``missing`` has anything to say of these rows.
+    pub fn lacks(&self, rows: &[AnswerRow]) -> bool {
+        rows.iter().any(|row| row.is_decided() && !self.known.contains_key(&row.key()))
+    }
+
     /// The (edition, rules) of decided rows that ``put`` has yet to give, each once.
     pub fn missing(&mut self, rows: &[AnswerRow]) -> Vec<Key> {
         let missing = self.unknown(rows);
@@ -275,9 +280,10 @@ mod tests {
     fn tails_are_missing_once_and_of_decided_rows_only() {
         let mut tails = Tails::new();
         let refused = AnswerRow { status: 3, rules: 6, ..row() };
+        assert!(tails.lacks(&[refused, row()]) && !tails.lacks(&[refused]));
         assert_eq!(tails.missing(&[row(), refused, row()]), [(1, 5)]);
         tails.put(1, 5, "r", Bytes::new());
-        assert_eq!(tails.missing(&[row()]), []);
+        assert_eq!((tails.missing(&[row()]).len(), tails.lacks(&[row()])), (0, false));
         assert_eq!(render(&refused, "tx", &tails, &mut BytesMut::new()), Err(TailMissing));
     }
 

@@ -122,7 +122,11 @@ fn why(error: &h2::Error) -> &'static str {
     if error.is_reset() {
         "the server reset the stream"
     } else if error.is_go_away() {
-        "the server closed the connection (GOAWAY)"
+        match error.reason() {
+            Some(h2::Reason::ENHANCE_YOUR_CALM) => "the server closed the connection (GOAWAY, ENHANCE_YOUR_CALM)",
+            Some(h2::Reason::PROTOCOL_ERROR) => "the server closed the connection (GOAWAY, PROTOCOL_ERROR)",
+            _ => "the server closed the connection (GOAWAY)",
+        }
     } else {
         "the connection broke"
     }

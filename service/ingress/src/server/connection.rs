@@ -79,6 +79,7 @@ fn builder(settings: &Settings) -> h2::server::Builder {
         .max_header_list_size(settings.header_list_bytes_max)
         .max_send_buffer_size(SEND_BUFFER_BYTES)
         .max_pending_accept_reset_streams(resets_max(settings))
+        .max_concurrent_reset_streams(settings.streams_max as usize)
         .max_local_error_reset_streams(Some(settings.reset_streams_max));
     builder
 }

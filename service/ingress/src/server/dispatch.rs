@@ -35,7 +35,7 @@ pub async fn run(front: Arc<Front>, mut answered: mpsc::UnboundedReceiver<Answer
 
 fn send(front: &Arc<Front>, batch: Answered) {
     let mut refusals = batch.refusals.into_iter().peekable();
-    let tails = front.tails.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let tails = front.tails.read().unwrap_or_else(|poisoned| poisoned.into_inner());
     let mut frames = BytesMut::with_capacity(512 * batch.rows.len());
     let now_ns = monotonic_ns();
     front.lagged((now_ns - batch.handed_ns).max(0));

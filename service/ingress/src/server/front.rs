@@ -3,7 +3,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc};
@@ -81,7 +81,8 @@ pub struct Front {
     pub counts: Counts,
     pub callers: Callers,
     pub bell: Bell,
-    pub tails: Mutex<Tails>,
+    /// Read while a batch is rendered, and by Python, which writes only what it has not seen before.
+    pub tails: RwLock<Tails>,
     pub ledger: Ledger,
     /// The ready answer of every Score(), where only the transport is measured.
     pub echo: Option<Bytes>,
@@ -127,7 +128,7 @@ impl Front {
             refusals,
             counts: Counts::default(),
             bell: Bell::new()?,
-            tails: Mutex::default(),
+            tails: RwLock::default(),
             ledger,
             connections: AtomicUsize::new(0),
             held: Arc::default(),

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, RwLockWriteGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -259,6 +259,9 @@ impl Ingress {
 
     /// Ask Python for the tails that these rows need and that were not seen before.
     fn learn_tails(&self, rows: &[AnswerRow], tail: &Bound<'_, PyAny>) -> PyResult<()> {
+        if !self.front.tails.read().unwrap_or_else(PoisonError::into_inner).lacks(rows) {
+            return Ok(()); // nearly always; and the IO thread may be rendering meanwhile
+        }
         let missing = self.tails().missing(rows);
         for (edition, bits) in missing {
             let (run_id, tail): (String, Vec<u8>) = tail.call1((edition, bits))?.extract()?;
@@ -267,8 +270,8 @@ impl Ingress {
         Ok(())
     }
 
-    fn tails(&self) -> MutexGuard<'_, Tails> {
-        self.front.tails.lock().unwrap_or_else(PoisonError::into_inner)
+    fn tails(&self) -> RwLockWriteGuard<'_, Tails> {
+        self.front.tails.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -83,6 +83,17 @@ impl Messages {
         }
     }
 
+    /// Read what is left of the stream and keep nothing. An answer before its end has h2 reset the stream; what an honest
+    /// peer had sent by then counts as broken once the stream is forgotten, and too much of that closes its connection.
+    pub async fn see_out(mut self) {
+        (self.rest, self.begun) = (BytesMut::new(), None);
+        while let Some(Ok(chunk)) = self.body.data().await {
+            if self.body.flow_control().release_capacity(chunk.len()).is_err() {
+                return;
+            }
+        }
+    }
+
     /// Wait for more of the stream: with patience, once a message has begun.
     fn wait(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Broken>> {
         match &mut self.begun {

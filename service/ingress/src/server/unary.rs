@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::poll_fn;
 use h2::server::SendResponse;
+use tokio::time::timeout;
 
 use super::clock::monotonic_ns;
 use super::counts::Counted;
@@ -34,7 +35,12 @@ pub fn begin(
             let (front, mut respond) = (front.clone(), respond.take());
             tokio::spawn(guarded_task(front.clone(), async move {
                 let message = first_message(&front, &mut messages, deadline_ns).await;
+                let late = message == Err(Broken::Late);
                 finish(&front, message, &mut respond, monotonic_ns(), deadline_ns, &origin);
+                if late {
+                    let until_ns = now_ns.saturating_add(front.settings.message_ns_max);
+                    let _ = timeout(within(until_ns), messages.see_out()).await; // whose time is up is reset
+                }
             }));
         }
     }
@@ -42,11 +48,15 @@ pub fn begin(
 
 /// The first message of a call, which has to come within `message_ns_max` and before the call's deadline.
 pub async fn first_message(front: &Front, messages: &mut Messages, deadline_ns: i64) -> Result<Option<Bytes>, Broken> {
-    let longest_ns = front.settings.message_ns_max;
-    let patience_ns = if deadline_ns == 0 { longest_ns } else { longest_ns.min(deadline_ns - monotonic_ns()) };
-    let patience = Duration::from_nanos(patience_ns.max(0) as u64);
-    let message = tokio::time::timeout(patience, poll_fn(|cx| messages.poll_next(&front.held, cx))).await;
+    let longest_ns = monotonic_ns().saturating_add(front.settings.message_ns_max);
+    let until_ns = if deadline_ns == 0 { longest_ns } else { longest_ns.min(deadline_ns) };
+    let message = timeout(within(until_ns), poll_fn(|cx| messages.poll_next(&front.held, cx))).await;
     message.unwrap_or(Err(Broken::Late))
+}
+
+/// What is left until `until_ns`.
+fn within(until_ns: i64) -> Duration {
+    Duration::from_nanos((until_ns - monotonic_ns()).max(0) as u64)
 }
 
 fn finish(
