@@ -240,7 +240,7 @@ def figures(names: Sequence[str] = tuple(FAULTS)) -> dict[str, float]:
             serving(Path(folder), UNBOUND[name], budget_ns=0, queue_rows_max=QUEUE_ROWS_MAX) as place,
         ):
             load = Load(place)
-            load.send(RATE, 5.0)
+            load.send(RATE, 8.0)
             found |= _shares(name, place, load)
     shares = [share for key, share in found.items() if key.startswith("explained_")]
     return {"explained_share_min": min(shares), **found}

@@ -11,14 +11,15 @@ from typing import Protocol
 import numpy as np
 
 from fraudgate.latency.lateness import Sample
+from fraudgate.limits import SECOND_NS
 from fraudgate.transaction import Float64, Int64
 
 SAMPLES_MAX = 1_024
 """Of each kind: ten seconds of ticks."""
-QUIET_PERCENT = 25
-"""Of the ticks, in which batches take least."""
 BURST_FACTOR = 2
 """Rows that come so much faster than usual are a burst."""
+AGO_NS = 5 * SECOND_NS
+"""What was usual so long before: a burst that goes on is not."""
 
 
 class Measure(Protocol):
@@ -56,7 +57,7 @@ class Busy:
     def between(self, start_ns: Int64, end_ns: Int64) -> Int64:
         """See ``Measure``."""
         rate = self._rows.grown(start_ns, end_ns) / np.maximum(end_ns - start_ns, 1)
-        is_burst = rate >= BURST_FACTOR * np.interp(start_ns, *self._usual)
+        is_burst = rate >= BURST_FACTOR * np.interp(start_ns - AGO_NS, *self._usual)
         return np.where(is_burst == self._is_burst, self._served.between(start_ns, end_ns), 0)
 
 
@@ -102,12 +103,10 @@ class Progress:
 def _served_ns(samples: Int64) -> Float64:
     """What deciding took by each sample, the waits for a CPU left out: float64[n] of int64[n, 6].
 
-    The loop may have waited while an engine worked, which then cost nothing: no batch takes less than it does in a
-    quiet tick.
+    The loop may have waited while an engine worked, which then cost nothing: no batch takes less than the usual one.
     """
-    _, cpu_ns, waiting_ns, worked_ns, _, batches = np.diff(samples, axis=0).T
-    each_ns = worked_ns[batches > 0] / batches[batches > 0]
-    quiet_ns = np.percentile(each_ns, QUIET_PERCENT) if len(each_ns) else 0.0
-    least_ns = np.maximum(np.minimum(cpu_ns, worked_ns), quiet_ns * batches)
-    served_ns = np.minimum(np.maximum(worked_ns - waiting_ns, least_ns), np.diff(samples[:, 0]))
-    return np.concatenate(([0.0], np.cumsum(served_ns)))
+    length_ns, cpu_ns, waiting_ns, worked_ns, _, batches = np.diff(samples, axis=0).T
+    served_ns = np.maximum(worked_ns - waiting_ns, np.minimum(cpu_ns, worked_ns))
+    some = batches > 0
+    usual_ns = np.median(served_ns[some] / batches[some]) if some.any() else 0.0
+    return np.concatenate(([0.0], np.cumsum(np.minimum(np.maximum(served_ns, usual_ns * batches), length_ns))))
