@@ -8,12 +8,12 @@ from fraudgate.latency.budget import STAGES, Budget
 from fraudgate.latency.causes import (
     ABOUT,
     CAUSES,
-    FEW,
-    MANY,
     NAMES,
     ONLY_WITH,
+    RIVALS,
     SIGN,
     UNEXPLAINED,
+    WAITS,
     Cover,
     backlogs,
     explain,
@@ -49,10 +49,10 @@ def score(found: list[Event], cause: str, start_ns: int, end_ns: int) -> int:
 
 def named(found: list[Event], start_ns: int, end_ns: int, lacking_ns: int) -> str:
     scores = {cause: score(found, cause, start_ns, end_ns) for cause in (*CAUSES, SIGN)}
-    together = min(sum(scores[cause] for cause in FEW), end_ns - start_ns)
-    many, few = (max(scores[cause] for cause in group) for group in (MANY, FEW))
-    scores |= dict.fromkeys((*(MANY if many < few else ()), *(FEW if few < many else ())), 0)
-    for causes, most in ((CAUSES, 0), (FEW, together), ([SIGN], 0)):
+    together = min(sum(scores[cause] for cause in WAITS), end_ns - start_ns)
+    rival, wait = (max(scores[cause] for cause in group) for group in (RIVALS, WAITS))
+    scores |= dict.fromkeys((*(RIVALS if rival < wait else ()), *(WAITS if wait < rival else ())), 0)
+    for causes, most in ((CAUSES, 0), (WAITS, together), ([SIGN], 0)):
         best = max(scores[cause] for cause in causes)
         if lacking_ns > 0 and 2 * max(best, most) >= lacking_ns:
             return next(cause for cause in causes if scores[cause] >= ABOUT * best)

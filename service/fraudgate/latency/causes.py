@@ -3,10 +3,10 @@
 The cause is what covers most of the stage, and at least half of what it took over its allowance. Of those that cover
 about as much the first in ``CAUSES`` is named: what stops everything comes before what is slow by itself, and that
 before what may be only its sign; ``SIGN`` is asked last of all. What counters measure over the row's own time is no
-sign: of ``MANY`` and ``FEW`` only the larger share counts, so that many rows are told from few CPUs. Waits for a CPU of
-two threads, one after the other, may be long only together. A row that waited in the queue and that nothing covers is
-asked for once more from the beginning of its backlog on: it stood behind others that were delayed. What nothing covers
-is ``UNEXPLAINED``.
+sign: of ``WAITS`` and ``RIVALS`` only the larger share counts, so that many rows are told from few CPUs. Waits for a
+CPU of two threads, one after the other, may be long only together. A row that waited in the queue and that nothing
+covers is asked for once more from the beginning of its backlog on: it stood behind others that were delayed. What
+nothing covers is ``UNEXPLAINED``.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,8 +29,9 @@ CAUSES = (
 )
 ONLY_WITH = {"log_write": "lock", "engine_opening": "cpu_wait"}
 """What threads of their own do delays nothing, unless the loop was blocked just then, or lacked a CPU."""
-MANY, FEW = ("burst", "overload"), ("cpu_wait", "front_wait")
-"""Rows were decided, one batch after the other; there was no CPU for it."""
+WAITS = ("cpu_wait", "front_wait")
+RIVALS = ("burst", "overload", "log_write", "lock", "busy_spin")
+"""A thread did something else meanwhile than to wait for a CPU."""
 SIGN = "loop_stall"
 ABOUT = 0.5
 """A cause that covers this share of what the best one covers is as good: signs last longer than what they are of."""
@@ -112,11 +113,11 @@ def _named(covers: Mapping[str, Measure], start_ns: Int64, end_ns: Int64, lackin
     """The number in ``NAMES`` of each row's cause, -1 where none covers enough."""
     names, none_ns = np.full(len(start_ns), -1), np.zeros(len(start_ns), np.int64)
     scores_ns = {cause: _score_ns(covers, cause, start_ns, end_ns) for cause in (*CAUSES, SIGN) if cause in covers}
-    together_ns = np.minimum(sum(scores_ns.get(cause, 0) for cause in FEW), end_ns - start_ns)
-    many_ns, few_ns = (np.max([scores_ns.get(cause, none_ns) for cause in group], axis=0) for group in (MANY, FEW))
-    for lost, group in ((many_ns < few_ns, MANY), (few_ns < many_ns, FEW)):
+    together_ns = np.minimum(sum(scores_ns.get(cause, 0) for cause in WAITS), end_ns - start_ns)
+    rival_ns, wait_ns = (np.max([scores_ns.get(each, none_ns) for each in group], axis=0) for group in (RIVALS, WAITS))
+    for lost, group in ((rival_ns < wait_ns, RIVALS), (wait_ns < rival_ns, WAITS)):
         scores_ns |= {cause: np.where(lost, 0, scores_ns[cause]) for cause in group if cause in scores_ns}
-    asked: tuple[tuple[Sequence[str], Int64], ...] = (CAUSES, none_ns), (FEW, together_ns), ((SIGN,), none_ns)
+    asked: tuple[tuple[Sequence[str], Int64], ...] = (CAUSES, none_ns), (WAITS, together_ns), ((SIGN,), none_ns)
     for causes, most_ns in asked:
         present = [cause for cause in causes if cause in scores_ns]
         if present:
