@@ -114,6 +114,8 @@ def test_full_batches_one_after_the_other_are_a_burst_or_an_overload() -> None:
 def test_what_a_sleeper_shows() -> None:
     assert cause_of_sleeper(100 * MS, 0, 2) == "cpu_steal", "nothing of the process could run"
     assert cause_of_sleeper(100 * MS, 0, 20) == "interpreter", "it woke up every 5 ms"
+    assert cause_of_sleeper(100 * MS, 80 * MS, 20) is None, "it asked too seldom to tell"
+    assert cause_of_sleeper(100 * MS, 80 * MS, 30) == "interpreter", "it had CPUs to ask with, again and again"
     assert cause_of_sleeper(100 * MS, 60 * MS, 2) is None
 
 

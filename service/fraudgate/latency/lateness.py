@@ -71,6 +71,7 @@ def cause_of_sleeper(late_ns: int, waited_ns: int, switches: int) -> str | None:
     waited_ns: that it waited for a CPU. switches: its voluntary ones; one that wakes up in time and then waits for the
     interpreter makes one every ``SWITCH_NS``, one that could not wake up, as nothing of the process could, makes none.
     """
-    if 2 * waited_ns >= late_ns:
-        return None
-    return "interpreter" if switches > _SWITCHES_ASIDE + late_ns // SWITCH_NS // 2 else "cpu_steal"
+    asked_ns = max(switches - _SWITCHES_ASIDE, 0) * SWITCH_NS
+    if 2 * waited_ns >= late_ns:  # for a CPU, each time that it asked: too seldom to tell, or again and again in vain
+        return "interpreter" if asked_ns > late_ns else None
+    return "interpreter" if 2 * asked_ns > late_ns else "cpu_steal"
