@@ -83,8 +83,8 @@ class Service:
             progress=parts.overruns.progress,
         )
         self._witness = Witness(parts.timeline, parts.overruns)
-        tables = [parts.store.windows.ahead, *([parts.idempotency.ahead] if parts.idempotency else [])]
-        self._pager = Pager(tables)
+        tables = [table for table in (parts.store.windows, parts.idempotency) if table is not None]  # both may be empty
+        self._pager = Pager([table.ahead for table in tables])
         self._hlog: IntervalTask | None = None
         self.door.tracer = self._tracer = tracer(config.tracing, parts.editions, parts.counters, say)
         self._ready = False

@@ -252,3 +252,10 @@ async def test_the_time_that_the_server_was_down_counts(
     wall.ahead_ns = 10_000 * SECOND_NS
     async with serve(models, **sections) as server:
         assert not (await server.score(request("old"))).replayed
+
+
+async def test_memory_is_provided_ahead_for_the_table_of_ids_too(models: Path) -> None:
+    """An empty table is falsy: it was left out, and each huge page of it stopped the loop for milliseconds."""
+    async with serve(models) as running:
+        tables = [ahead.__self__ for ahead in running.service._pager._tables]
+        assert tables == [running.service.parts.store.windows, running.service.parts.idempotency]
