@@ -82,7 +82,8 @@ Neither is real traffic: before it decides about real payments, train it on your
 
 def _ramps(recipe: Recipe) -> str:
     twice = recipe.rounding.doubled_ramps
-    return f"{len(ramp_layer(recipe.ramps).bias)} fixed ramps" + f", {twice} of them twice" * (twice > 0)
+    ends = "ramps, their ends fitted too" if recipe.ramp_rate else "fixed ramps"
+    return f"{len(ramp_layer(recipe.ramps).bias)} {ends}" + f", {twice} of them twice" * (twice > 0)
 
 
 def _teaching(facts: Facts) -> str:
@@ -90,8 +91,9 @@ def _teaching(facts: Facts) -> str:
     if not distillation.taught:
         return "* Fitted to labels alone: a teacher that is no better than its student has nothing to add."
     hidden, share = "-".join(map(str, teacher.hidden)), f"{teacher.forest_share:.0%}"
+    networks = teacher.networks * len(teacher.network_ramps)
     return f"""\
-* Teacher: {teacher.forests} x boosted trees ({share} of the answer) and {teacher.networks} x a network of {hidden},
+* Teacher: {teacher.forests} x boosted trees ({share} of the answer) and {networks} x a network of {hidden},
   fitted {teacher.groups} times, each time without a group of customers that the rest then answers for.
 * Student: label's share of the loss {distillation.alpha}, temperature {distillation.temperature},
   {_delay_week(facts)}."""
@@ -147,7 +149,8 @@ def _tried(name: str) -> str:
     return f"""## What was tried
 
 `python -m models.compare --dataset {name}`: means over two seeds and the four folds, in FP32. Each differs from the
-recipe in what its name says. Seeds differ by about 0.0005 of average precision: differences under 0.001 say nothing.
+recipe of the second row in what its name says. Seeds differ by about 0.0005 of average precision: differences under
+0.001 say nothing.
 
 {table}
 

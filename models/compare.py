@@ -34,6 +34,7 @@ CANDIDATES = {
     "12 epochs": Recipe(epochs=12),
     "40 epochs": Recipe(epochs=40),
     "weight decay 0.3": Recipe(weight_decay=0.3),
+    "ramps stay where they are laid": Recipe(ramp_rate=0.0),
     "no ramps on the own mean": Recipe(ramps=RampPlan(ratios=())),
     "fine ramps, with rising means and risks": Recipe(ramps=FINE),
     "sparse ramps, 40-16": Recipe(hidden=(40, 16), ramps=SPARSE),
@@ -45,7 +46,7 @@ def compare(weeks: Sequence[Split]) -> list[dict[str, Any]]:
     lessons = [lesson_of(week, Recipe()) for week in weeks]
     ramps = len(ramp_layer(Recipe().ramps).bias)
     taught = [week.measure(lesson.test) for week, lesson in zip(weeks, lessons, strict=True)]
-    rows = [_row("the teacher", ramps, taught)]
+    rows = [_row("the teacher", len(ramp_layer(Recipe().teacher.forest_ramps).bias), taught)]
     for name, recipe in CANDIDATES.items():
         rows.append(_row(name, len(ramp_layer(recipe.ramps).bias), _of_recipe(recipe, weeks, lessons)))
     rows.append(_row("XGBoost 100/0.1/3 on the 15 features", 0, [_of_trees(week, with_ramps=False) for week in weeks]))

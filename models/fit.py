@@ -12,7 +12,7 @@ import torch
 
 from fraudgate.transaction import Bool, Float32, Float64, Int64
 from models.network import Network
-from models.ramps import RampLayer
+from models.ramps import RampLayer, on_steps
 from models.recipe import Recipe
 
 
@@ -54,22 +54,17 @@ def fit(
 ) -> list[Network]:
     """Fit one network per member on its rows of ``features`` [n, F]: AdamW, one learning-rate cycle.
 
-    An epoch has as many whole batches as the member with the fewest rows can fill. Deterministic on one machine.
+    ``ramps`` are where the first layer starts, or stays where the recipe's ``ramp_rate`` is 0. An epoch has as many
+    whole batches as the member with the fewest rows can fill. Deterministic on one machine.
     """
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-    inputs = torch.from_numpy(ramps(features))
+    inputs = torch.from_numpy(features if recipe.ramp_rate else ramps(features))
     columns = [torch.from_numpy(column.astype(np.float32)) for column in targets]
     draws = [torch.Generator().manual_seed(member.seed) for member in members]
-    stack = _Stack((inputs.shape[1], *recipe.hidden, 1), _fraud_shares(targets, members), draws)
+    stack = _Stack(ramps, recipe, _fraud_shares(targets, members), draws)
     batches = min(len(member.rows) for member in members) // recipe.batch_rows
-    optimiser = torch.optim.AdamW(
-        [{"params": stack.weights, "weight_decay": recipe.weight_decay}, {"params": stack.biases, "weight_decay": 0.0}],
-        lr=recipe.learning_rate,
-    )
-    cycle = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, recipe.learning_rate, total_steps=recipe.epochs * batches, pct_start=0.1
-    )
+    optimiser, cycle = _optimiser(stack, recipe, recipe.epochs * batches)
     for _ in range(recipe.epochs):
         for rows in batches_of(members, draws, batches, recipe.batch_rows):
             parts = [column[rows] for column in columns]
@@ -78,7 +73,7 @@ def fit(
             (loss / recipe.batch_rows).backward()
             optimiser.step()
             cycle.step()
-    return stack.networks(ramps)
+    return stack.networks()
 
 
 def _fraud_shares(targets: Targets, members: Sequence[Member]) -> Float64:
@@ -99,10 +94,27 @@ def batches_of(
         yield torch.stack([order[start : start + batch_rows] for order in orders])
 
 
+def _optimiser(
+    stack: "_Stack", recipe: Recipe, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    rate = recipe.learning_rate
+    groups = [(stack.weights, recipe.weight_decay, rate), (stack.biases, 0.0, rate)]
+    if stack.ends:
+        groups.append((stack.ends, 0.0, rate * recipe.ramp_rate))
+    optimiser = torch.optim.AdamW(
+        [{"params": parameters, "weight_decay": decay} for parameters, decay, _ in groups], lr=rate
+    )
+    cycle = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, [rate for _, _, rate in groups], total_steps=steps, pct_start=0.1
+    )
+    return optimiser, cycle
+
+
 class _Stack:
     """The trainable parameters of all members, stacked along the first axis."""
 
-    def __init__(self, widths: tuple[int, ...], fraud_shares: Float64, draws: list[torch.Generator]) -> None:
+    def __init__(self, ramps: RampLayer, recipe: Recipe, fraud_shares: Float64, draws: list[torch.Generator]) -> None:
+        widths = (len(ramps.bias), *recipe.hidden, 1)
         priors = np.log(fraud_shares / (1 - fraud_shares)).astype(np.float32)
         gains = [2.0] * (len(widths) - 2) + [1.0]
         weights = [
@@ -113,19 +125,44 @@ class _Stack:
         biases.append(torch.from_numpy(priors)[:, None, None])
         self.weights = [weight.requires_grad_() for weight in weights]
         self.biases = [bias.requires_grad_() for bias in biases]
+        self._laid = ramps
+        self._ramp_weight, self._ramp_bias = torch.from_numpy(ramps.weight), torch.from_numpy(ramps.bias)
+        # How far each ramp has been stretched, feature by feature, and shifted: of the size of the weights, whatever
+        # a feature's unit. A feature that a ramp does not look at stays out of it.
+        self.ends = (
+            [
+                torch.zeros(len(draws), *ramps.weight.shape, requires_grad=True),
+                torch.zeros(len(draws), 1, widths[0], requires_grad=True),
+            ]
+            if recipe.ramp_rate
+            else []
+        )
 
     def logits(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Logits [members, rows] of inputs [members, rows, ramps]."""
+        """Logits [members, rows] of inputs [members, rows, ramps], or of features where ramps are fitted."""
         active = inputs
+        if self.ends:
+            stretch, shift = self.ends
+            active = torch.baddbmm(self._ramp_bias + shift, inputs, self._ramp_weight * (1 + stretch)).clamp(0, 1)
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
             active = torch.relu(torch.baddbmm(bias, active, weight))
         return torch.baddbmm(self.biases[-1], active, self.weights[-1])[..., 0]
 
-    def networks(self, ramps: RampLayer) -> list[Network]:
+    def networks(self) -> list[Network]:
         """The members, taken apart."""
         weights = [weight.detach().numpy().copy() for weight in self.weights]
         biases = [bias.detach().numpy().copy() for bias in self.biases]
         return [
-            Network(ramps, tuple(weight[i] for weight in weights), tuple(bias[i, 0] for bias in biases))
-            for i in range(len(weights[0]))
+            Network(layer, tuple(weight[i] for weight in weights), tuple(bias[i, 0] for bias in biases))
+            for i, layer in enumerate(self._layers())
+        ]
+
+    def _layers(self) -> list[RampLayer]:
+        """Each member's ramps."""
+        if not self.ends:
+            return [self._laid] * len(self.weights[0])
+        stretch, shift = (each.detach().numpy() for each in self.ends)
+        return [
+            RampLayer(self._laid.weight * (1 + stretch[i]), on_steps(self._laid.bias + shift[i, 0]))
+            for i in range(len(stretch))
         ]

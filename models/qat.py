@@ -58,6 +58,7 @@ def train_on(network: Network, features: Float32, seed: int, recipe: Recipe) -> 
     wanted = torch.from_numpy(network.logits(features).astype(np.float32))
     slope = torch.sigmoid(wanted) * torch.sigmoid(-wanted) + QUIET_SLOPE
     draws = np.where(slope.numpy() > STEEP_SLOPE, recipe.rounding.steep_draws, 1)
+    counts = slope**recipe.rounding.slope_power
     model = quantised_model(network, inputs[: recipe.batch_rows])
     rounding, member = recipe.rounding, Member(seed, np.repeat(np.arange(len(inputs)), draws))
     batches = len(member.rows) // recipe.batch_rows
@@ -67,7 +68,7 @@ def train_on(network: Network, features: Float32, seed: int, recipe: Recipe) -> 
     for _ in range(rounding.epochs):
         for (rows,) in batches_of([member], [draw], batches, recipe.batch_rows):
             error = model(inputs[rows])[:, 0] - wanted[rows]
-            loss = LOSS_SCALE * (slope[rows] * error.square()).mean()
+            loss = LOSS_SCALE * (counts[rows] * error.square()).mean()
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()

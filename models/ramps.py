@@ -83,6 +83,21 @@ SPARSE = RampPlan(
     ratios=(OWN_MONTH, *RISING_MEAN),
 )
 """64 ramps, for a small network."""
+STARTS = RampPlan(
+    knots=KNOTS
+    | {AMOUNT: (0.0, 50.0, 100.0, 180.0, 210.0, 220.0, 230.0, 300.0)}
+    | dict.fromkeys((DAY_MEAN, WEEK_MEAN, MONTH_MEAN), (0.0, 40.0, 80.0, 120.0))
+    | dict.fromkeys((DAY_RISK, WEEK_RISK, MONTH_RISK), (0.0, 0.15, 0.5, 1.0)),
+    ratios=(
+        OWN_MONTH._replace(factors=(1.5, 2.5, 3.5, 4.5, 5.5, 7.0)),
+        OWN_WEEK._replace(factors=(2.0, 4.0)),
+        RISING_MEAN[0]._replace(factors=(1.0, 1.5)),
+        RISING_MEAN[1]._replace(factors=(1.0, 2.0)),
+        RISING_RISK[0]._replace(factors=(0.7, 2.0)),
+        RISING_RISK[1]._replace(factors=(0.7,)),
+    ),
+)
+"""46 ramps to start from, where a fit moves their ends."""
 
 
 class RampLayer(NamedTuple):
@@ -94,6 +109,11 @@ class RampLayer(NamedTuple):
     def __call__(self, features: Float32) -> Float32:
         """Ramps of float32 ``features`` [n, F]: float32 [n, ramps]."""
         return np.asarray(np.clip(features @ self.weight + self.bias, 0.0, 1.0), np.float32)
+
+
+def on_steps(bias: Float32) -> Float32:
+    """``bias`` [ramps] in whole 8-bit steps: where all features of a ramp are 0, as risks mostly are, is no edge."""
+    return (np.rint(bias * 255) / 255).astype(np.float32)
 
 
 def ramp_layer(plan: RampPlan) -> RampLayer:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from models.ramps import RampPlan
+from models.ramps import SPARSE, STARTS, RampPlan
 
 
 class Teacher(NamedTuple):
@@ -11,9 +11,11 @@ class Teacher(NamedTuple):
 
     groups: int = 5  # of customers; a row is answered by models that were fitted without its group
     forests: int = 2  # seeds of boosted trees
-    networks: int = 3  # seeds of networks, fitted as the student is, on labels alone
+    networks: int = 4  # seeds of networks on each of network_ramps, fitted as the student is, on labels alone
     hidden: tuple[int, ...] = (64, 32)  # of the networks
     epochs: int = 25  # of the networks
+    forest_ramps: RampPlan = SPARSE
+    network_ramps: tuple[RampPlan, ...] = (RampPlan(), SPARSE)  # they stay where they are laid
     forest_share: float = 0.4  # of the answer
     genuine_share: float = 1.0  # of the genuine rows that the trees see, each weighted up to stand for all
 
@@ -39,21 +41,23 @@ class Rounding(NamedTuple):
 
     epochs: int = 6
     learning_rate: float = 0.0005
-    doubled_ramps: int = 0  # laid twice, with half the weights each: those that set the widest ranges
+    doubled_ramps: int = 2  # laid twice, with half the weights each: those that set the widest ranges
     steep_draws: int = 1  # how often an epoch draws a row whose score is neither almost 0 nor almost 1
+    slope_power: float = 0.5  # a logit's error counts by the sigmoid's slope to this power; 1: as the score's does
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Teacher, student and how they are fitted."""
 
-    hidden: tuple[int, ...] = (64, 32)
+    hidden: tuple[int, ...] = (48, 16)
     epochs: int = 25
     learning_rate: float = 0.01
     weight_decay: float = 0.1
     batch_rows: int = 1_024
     side_by_side: bool = True  # seeds are fitted as one stack: quicker where layers are small
-    ramps: RampPlan = field(default_factory=RampPlan)
+    ramps: RampPlan = STARTS
+    ramp_rate: float = 0.3  # the ramps' ends are fitted too, at this share of the learning rate; 0: they stay
     teacher: Teacher = field(default_factory=Teacher)
     distillation: Distillation = field(default_factory=Distillation)
     rounding: Rounding = field(default_factory=Rounding)

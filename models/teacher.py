@@ -46,10 +46,10 @@ class Lesson(NamedTuple):
 
 def teach(week: Split, recipe: Recipe) -> Lesson:
     """Fit the teacher of ``recipe`` on the train rows of ``week`` and let it answer."""
-    ramps, teacher = ramp_layer(recipe.ramps), recipe.teacher
+    teacher, ramps = recipe.teacher, ramp_layer(recipe.teacher.forest_ramps)
     group = customer_groups(week.train_customer, teacher.groups)
     forests = [_forest(ramps, week, group, teacher, seed) for seed in range(teacher.forests)]
-    networks = _networks(ramps, week, group, recipe)
+    networks = [panel for plan in teacher.network_ramps for panel in _networks(ramp_layer(plan), week, group, recipe)]
     trees, nets = (_mean([_answer(panel, group, week) for panel in panels]) for panels in (forests, networks))
     share = teacher.forest_share
     return Lesson(*(share * tree + (1 - share) * net for tree, net in zip(trees, nets, strict=True)))
@@ -93,14 +93,15 @@ def _forest(ramps: RampLayer, week: Split, group: Int64, teacher: Teacher, seed:
 
 
 def _networks(ramps: RampLayer, week: Split, group: Int64, recipe: Recipe) -> list[list[Model]]:
-    """For each seed, a network per group, fitted on the other groups' labels alone."""
+    """For each seed, a network on ``ramps`` per group, fitted on the other groups' labels alone."""
     teacher = recipe.teacher
     members = [
         Member(seed * teacher.groups + left_out, np.flatnonzero(group != left_out))
         for seed in range(teacher.networks)
         for left_out in range(teacher.groups)
     ]
-    targets, own = labels_alone(week.train_fraud), replace(recipe, hidden=teacher.hidden, epochs=teacher.epochs)
+    targets = labels_alone(week.train_fraud)
+    own = replace(recipe, hidden=teacher.hidden, epochs=teacher.epochs, ramp_rate=0.0)
     fitted: list[Model] = [network.logits for network in fit(ramps, week.train, targets, members, own)]
     return [fitted[start : start + teacher.groups] for start in range(0, len(fitted), teacher.groups)]
 

@@ -30,11 +30,11 @@ from models.network import Network
 from models.protocol import FIRST_DAY, HISTORY_START, TRAIN_START, Quality, folds, split
 from models.publish import CARD, DRAFTS, shortfalls, write_draft
 from models.quantise import export
-from models.ramps import FINE
+from models.ramps import FINE, RampPlan
 from models.recipe import LABELS_ALONE, Recipe, Rounding, Teacher
 from models.sources import FLOOR_TOWNS, HANDBOOK_FLOOR, HISTORY_SUFFIX, WANTED, add_arguments, load
 
-SEEDS = 4
+SEEDS = 8
 SAMPLE_SEEDS = 2
 HISTORY_SEEDS = 3  # seeds differ less there, and each takes minutes
 SAMPLE = Recipe(epochs=5, batch_rows=256, teacher=Teacher(groups=2, forests=1, networks=1, epochs=5))
@@ -45,8 +45,17 @@ HISTORY = Recipe(
     weight_decay=0.02,
     side_by_side=False,
     ramps=FINE,
+    ramp_rate=0.0,
     distillation=LABELS_ALONE,
-    rounding=Rounding(learning_rate=0.0003, doubled_ramps=3, steep_draws=8),
+    rounding=Rounding(epochs=6, learning_rate=0.0003, doubled_ramps=3, steep_draws=8, slope_power=1.0),
+)
+SIMULATED_SEEDS = 4
+SIMULATED = Recipe(  # as it was published
+    hidden=(64, 32),
+    ramps=RampPlan(),
+    ramp_rate=0.0,
+    teacher=Teacher(networks=3, forest_ramps=RampPlan(), network_ramps=(RampPlan(),)),
+    rounding=Rounding(epochs=6, doubled_ramps=0, steep_draws=1, slope_power=1.0),
 )
 SAMPLE_FLOOR = {"auc_roc": 0.7, "average_precision": 0.3}
 FLOOR_MARGIN = 0.02
@@ -117,10 +126,9 @@ def main() -> int:
     if args.sample and args.dataset != "simulated":
         _arguments().error("--sample is for --dataset simulated")
     train_from = HISTORY_START if args.history else None
-    recipe = SAMPLE if args.sample else HISTORY if args.history else Recipe()
+    recipe, seeds = _recipe(args)
     try:
         dataset = load(args.dataset, args.data, args.sample)
-        seeds = SAMPLE_SEEDS if args.sample else HISTORY_SEEDS if args.history else SEEDS
         manifest, files = train(dataset, args.dataset, seeds, recipe, train_from, args.sample)
     except FraudgateError as error:
         print(error, file=sys.stderr)
@@ -131,6 +139,15 @@ def main() -> int:
     for missed in (found := shortfalls(manifest)):
         print(f"FLOOR MISSED: {missed}", file=sys.stderr)
     return 1 if found else 0
+
+
+def _recipe(args: argparse.Namespace) -> tuple[Recipe, int]:
+    """What to train, and how many seeds of it."""
+    if args.sample:
+        return SAMPLE, SAMPLE_SEEDS
+    if args.history:
+        return HISTORY, HISTORY_SEEDS
+    return (Recipe(), SEEDS) if args.dataset == "handbook" else (SIMULATED, SIMULATED_SEEDS)
 
 
 def _arguments() -> argparse.ArgumentParser:
