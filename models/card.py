@@ -127,9 +127,9 @@ def _validation(facts: Facts) -> str:
     return f"""## Validation folds
 
 Train weeks from {", ".join(FOLD_STARTS)}, each tested two weeks later; INT8 as served. The seed
-has the best mean average precision of those whose means reach all that the folds are to reach, or of all seeds
-where none does. That flatters it; the mean of all seeds does not. The published network is that seed, fitted to
-the end of the week from {TRAIN_START}.
+gives the most distinct scores of those whose means reach all that the folds are to reach; where none does, or
+nothing is asked of them, it has the best mean average precision. Either flatters it; the mean of all seeds does not.
+The published network is that seed, fitted to the end of the week from {TRAIN_START}.
 
 {_table(("seed, mean of the folds", *HEADINGS), seeds)}
 

@@ -29,11 +29,11 @@ class Chosen(NamedTuple):
     caught: list[Caught]  # what the thresholds do on the folds
 
 
-def choose(weeks: Sequence[Split], seeds: int, recipe: Recipe, wanted: Quality) -> Chosen:
+def choose(weeks: Sequence[Split], seeds: int, recipe: Recipe, wanted: Quality | None) -> Chosen:
     """Teach and distil on every fold; choose among students of seeds 0..``seeds`` - 1.
 
-    The seed of the best mean average precision among those whose means reach ``wanted`` in everything; where none
-    does, among all.
+    The seed of the most distinct scores among those whose means reach ``wanted`` in everything, and which differ by
+    luck; where none does, or nothing is wanted, the seed of the best mean average precision.
     """
     lessons = [lesson_if_taught(week, recipe) for week in weeks]
     fitted = [distil(week, lesson, range(seeds), recipe) for week, lesson in zip(weeks, lessons, strict=True)]
@@ -42,10 +42,15 @@ def choose(weeks: Sequence[Split], seeds: int, recipe: Recipe, wanted: Quality) 
         for seed in range(seeds)
     ]
     means = [Quality(*np.mean(found, axis=0).tolist()) for found in validation]
-    reaching = [mean for mean in means if (np.array(mean) >= wanted).all()] or means
-    seed = means.index(max(reaching, key=lambda mean: mean.average_precision))
+    reaching = [seed for seed, mean in enumerate(means) if wanted is not None and (np.array(mean) >= wanted).all()]
+    distinct = {seed: _distinct(weeks, [students[seed].rounded for students in fitted]) for seed in reaching}
+    if distinct:
+        seed = max(distinct, key=lambda reached: distinct[reached])
+    else:
+        seed = max(range(seeds), key=lambda tried: means[tried].average_precision)
     for tried, mean in enumerate(means):
-        print(f"seed {tried}, mean of the folds: {_named(mean)}{'  <- chosen' if tried == seed else ''}", flush=True)
+        counted = f", {distinct[tried]:,} distinct" if tried in distinct else ""
+        print(f"seed {tried}, mean of the folds: {_named(mean)}{counted}{'  <- chosen' * (tried == seed)}", flush=True)
     students = [found[seed] for found in fitted]
     versions = _of_teachers(weeks, lessons) | _versions(weeks, students)
     calibration, thresholds, taken = _decisions(weeks, [student.rounded for student in students])
@@ -90,11 +95,25 @@ def _versions(weeks: Iterable[Split], students: Iterable[Student]) -> dict[str, 
     return found
 
 
+def _distinct(weeks: Sequence[Split], networks: Sequence[Network]) -> int:
+    """How many distinct scores they give, calibrated; each fold is counted for itself, as a test week will be."""
+    calibration = _calibration(weeks, networks)
+    calibrated = (network.calibrated(calibration.scale, calibration.bias) for network in networks)
+    return sum(len(np.unique(score(each, week.test))) for each, week in zip(calibrated, weeks, strict=True))
+
+
+def _calibration(weeks: Sequence[Split], networks: Sequence[Network]) -> Calibration:
+    """The calibration on the test weeks of all folds together, which these networks did not see."""
+    labels = np.concatenate([week.test_fraud for week in weeks])
+    logits = [network.logits(week.test) for week, network in zip(weeks, networks, strict=True)]
+    return fit_calibration(np.concatenate(logits), labels)
+
+
 def _decisions(weeks: Sequence[Split], networks: Sequence[Network]) -> tuple[Calibration, Thresholds, list[Caught]]:
     """Calibration and thresholds on the test weeks of all folds together, which these networks did not see."""
     labels = np.concatenate([week.test_fraud for week in weeks])
-    pairs = list(zip(weeks, networks, strict=True))
-    calibration = fit_calibration(np.concatenate([network.logits(week.test) for week, network in pairs]), labels)
+    calibration = _calibration(weeks, networks)
+    pairs = zip(weeks, networks, strict=True)
     scores = np.concatenate(
         [score(network.calibrated(calibration.scale, calibration.bias), week.test) for week, network in pairs]
     )

@@ -80,8 +80,7 @@ def train(
 ) -> tuple[Manifest, dict[str, bytes]]:
     """Steps 2 to 5: a draft manifest and its files."""
     model = name + HISTORY_SUFFIX * (train_from is not None)
-    wanted = WANTED.get(model, Quality(0.0, 0.0, 0.0))
-    chosen = choose(folds(dataset, train_from), seeds, recipe, wanted)
+    chosen = choose(folds(dataset, train_from), seeds, recipe, WANTED.get(model))
     week = split(dataset, TRAIN_START, train_from)
     (student,) = distil(week, lesson_if_taught(week, recipe), [chosen.seed], recipe)
     scale, bias = chosen.calibration.scale, chosen.calibration.bias
