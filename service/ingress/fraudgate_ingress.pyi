@@ -423,6 +423,9 @@ class Ingress:
     def counts(self) -> dict[str, int]:
         """What the native threads have counted since the start: refusals by reason, totals by name."""
 
+    def calls(self) -> list[tuple[str, int, list[int]]]:
+        """By method of the port: its name, calls begun, calls ended by code 0 to 16; since the start."""
+
     def stop(self, patience_seconds: float) -> None:
         """No new connections, and the open ones get so long for their calls. Waits for the thread."""
 

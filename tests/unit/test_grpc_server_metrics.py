@@ -8,11 +8,10 @@ import numpy as np
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from fraudgate.latency.calls import CODE_NAMES, Calls
+from fraudgate.latency.calls import CODE_NAMES, SERVICE, Calls, NativeCalls
 from fraudgate.latency.recorder import Counters, Recorder
-from fraudgate.ops.grpc_server import CODE_OF_REASON, SERVICE
 from fraudgate.ops.kept import Kept
-from fraudgate.ops.metrics import TEXT_NS, Metrics
+from fraudgate.ops.metrics import REASONS, TEXT_NS, Metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 MS = 1_000_000
@@ -51,21 +50,22 @@ def test_calls_are_counted_by_method_and_code() -> None:
     assert buckets["Score", SERVICE, "unary", "0.05"] == buckets["Score", SERVICE, "unary", "+Inf"] == 3
 
 
-def test_without_calls_transactions_are_counted_and_no_method_is_named() -> None:
-    recorder, counters = Recorder(), Counters()
-    counters.count_decisions(np.array([1, 3], np.uint8), np.array([1, 1], np.uint8))
-    counters.count("fraudgate_idempotent_replays_total", 5)
-    counters.count_refusal("queue_full", 2)
-    counters.count_refusal("budget")
-    counters.count_refusal("conflict")
+def test_native_calls_are_counted_likewise_and_their_seconds_are_those_of_decisions() -> None:
+    recorder = Recorder()
     recorder.record("total", np.array([4 * MS, 60 * MS], np.int64))
-    found = families(Metrics(recorder, counters, {}))
-    assert "grpc_server_started" not in found
-    handled = values(found["grpc_server_handled"], "_total")
-    assert {key: count for key, count in handled.items() if count} == {
-        ("OK", SERVICE): 7,
-        ("ResourceExhausted", SERVICE): 3,
-        ("AlreadyExists", SERVICE): 1,
+    ended = [0] * len(CODE_NAMES)
+    ended[CODE_NAMES.index("ResourceExhausted")] = 2
+    calls = NativeCalls(lambda: [("Score", 3, ended), ("Check", 0, [0] * len(CODE_NAMES))])
+    found = families(Metrics(recorder, Counters(), {}, calls=calls))
+    health = "grpc.health.v1.Health"
+    assert values(found["grpc_server_started"], "_total") == {
+        ("Score", SERVICE, "unary"): 3,
+        ("Check", health, "unary"): 0,
+    }
+    assert values(found["grpc_server_handled"], "_total") == {
+        ("OK", "Score", SERVICE, "unary"): 0,
+        ("ResourceExhausted", "Score", SERVICE, "unary"): 2,
+        ("OK", "Check", health, "unary"): 0,
     }
     assert values(found["grpc_server_handling_seconds"], "_bucket")[SERVICE, "0.05"] == 1
 
@@ -80,11 +80,10 @@ def counted_reasons() -> Iterator[str]:
     yield from (name for name in re.findall(r'"(\w+)"', names) if not name.startswith("fraudgate_"))
 
 
-def test_every_reason_has_its_code() -> None:
+def test_every_reason_has_its_series() -> None:
     reasons = set(counted_reasons())
     assert {"queue_full", "conflict", "undecodable", "cancelled"} <= reasons
-    assert reasons <= CODE_OF_REASON.keys(), "give it a code in CODE_OF_REASON of ops/grpc_server.py"
-    assert set(CODE_OF_REASON.values()) <= set(CODE_NAMES)
+    assert reasons <= set(REASONS), "give it a series in REASONS of ops/metrics.py"
 
 
 def test_the_process_tells_what_it_uses() -> None:

@@ -17,6 +17,7 @@ from fraudgate.errors import ConfigError, address_taken
 from fraudgate.frontend import callers, refusals
 from fraudgate.frontend.native_door import NativeDoor, wire
 from fraudgate.frontend.side import SideDoor
+from fraudgate.latency.calls import NativeCalls
 from fraudgate.latency.recorder import Counters, Recorder
 from fraudgate.limits import (
     BATCH_ROWS_MAX,
@@ -34,8 +35,6 @@ class NativeFrontend:
     """The data plane in Rust: see ``frontend.aio.AioFrontend`` for the reference."""
 
     name = "native"
-    calls = None
-    """It counts transactions, not calls."""
 
     def __init__(
         self,
@@ -59,6 +58,7 @@ class NativeFrontend:
         self.door = NativeDoor(self._native, pipeline, editions, counters, monotonic_ns, config.batching.policy)
         self._side = SideDoor(self._native, health_servicer, services)
         self._loop = asyncio.get_running_loop()
+        self.calls = NativeCalls(self._native.calls)
         counters.add_source(self._native.counts)
         counters.levels = self._levels
 

@@ -1,16 +1,25 @@
-"""Calls of the data plane by method and code, for a front end in Python: what ``grpc_server_*`` is made from.
+"""Calls of the data plane by method and code: what ``grpc_server_*`` is made from."""
 
-One thread, the event loop, counts; any thread may read.
-"""
-
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from fraudgate.latency.histogram import CELLS, Distribution, Filled, index_of
 
-METHOD_TYPES = {"Score": "unary", "ScoreBatch": "unary", "ScoreStream": "bidi_stream"}
-"""The methods of ScoringService, and what ``grpc_type`` calls them."""
+SERVICE = "fraudgate.v1.ScoringService"
+SCORING = ("Score", "ScoreBatch", "ScoreStream")
+"""The methods of ScoringService."""
+METHODS = {
+    "Score": ("unary", SERVICE),
+    "ScoreBatch": ("unary", SERVICE),
+    "ScoreStream": ("bidi_stream", SERVICE),
+    "Check": ("unary", "grpc.health.v1.Health"),
+    "Watch": ("server_stream", "grpc.health.v1.Health"),
+    "ServerReflectionInfo": ("bidi_stream", "grpc.reflection.v1alpha.ServerReflection"),
+    "unknown": ("unknown", "unknown"),
+}
+"""``grpc_type`` and ``grpc_service`` of each method; whatever else was asked for is ``unknown``."""
 
 
 class CallsCopy(NamedTuple):
@@ -21,16 +30,38 @@ class CallsCopy(NamedTuple):
     handled: dict[tuple[str, str], int]
     """By method and code; see ``CODE_NAMES``."""
     took: dict[str, Distribution]
-    """By method, nanoseconds."""
+    """By method, nanoseconds; empty where nobody measured."""
+
+
+class CallCounts(Protocol):
+    """Counts calls, never their rows: a ScoreBatch of 512 is one. Any thread may read."""
+
+    def copy(self) -> CallsCopy: ...
+
+
+class NativeCalls:
+    """What the native front end counts. ``named``: by method its name, calls begun, calls ended by code 0 to 16."""
+
+    def __init__(self, named: Callable[[], Iterable[tuple[str, int, list[int]]]]) -> None:
+        self._named = named
+
+    def copy(self) -> CallsCopy:
+        """A code that no call of its method has ended with is left out, OK excepted."""
+        started: dict[str, int] = {}
+        handled: dict[tuple[str, str], int] = {}
+        for method, begun, ended in self._named():
+            started[method] = begun
+            handled |= {(method, code): n for code, n in zip(CODE_NAMES, ended, strict=True) if n or code == "OK"}
+        return CallsCopy(started, handled, {})
 
 
 class Calls:
-    """Counts calls, never their rows: a ScoreBatch of 512 is one."""
+    """Counts the calls of ScoringService for a front end in Python. One thread, the event loop, counts."""
 
     def __init__(self) -> None:
-        self._started = dict.fromkeys(METHOD_TYPES, 0)
-        self._handled = dict.fromkeys(((method, "OK") for method in METHOD_TYPES), 0)
-        self._took = {method: np.zeros(CELLS, np.int64) for method in METHOD_TYPES}
+        self._started = dict.fromkeys(SCORING, 0)
+        self._handled = dict.fromkeys(((method, "OK") for method in SCORING), 0)
+        self._took = {method: np.zeros(CELLS, np.int64) for method in SCORING}
         self._views = {method: cells.data for method, cells in self._took.items()}  # faster than NumPy for one
 
     def __repr__(self) -> str:

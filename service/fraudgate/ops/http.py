@@ -17,7 +17,7 @@ from fraudgate.engines.fleet import Fleet
 from fraudgate.errors import ConfigError
 from fraudgate.ladder import Ladder
 from fraudgate.latency.budget import Budget
-from fraudgate.latency.calls import Calls
+from fraudgate.latency.calls import CallCounts
 from fraudgate.latency.exemplars import Exemplars
 from fraudgate.latency.recorder import STAGES, Counters, Recorder
 from fraudgate.latency.report import percentile_text
@@ -50,7 +50,7 @@ class OpsServer:
         *,
         drift: DriftWatch | None = None,
         fleet: Fleet | None = None,
-        calls: Calls | None = None,
+        calls: CallCounts | None = None,
         ladder: Ladder | None = None,
         exemplars: Exemplars | None = None,
         editions: Editions | None = None,

@@ -14,7 +14,7 @@ from fraudgate.drift.watch import DriftReport, DriftWatch
 from fraudgate.engines.fleet import Fleet
 from fraudgate.engines.report import FleetReport, TierReport, TrialReport
 from fraudgate.ladder import Ladder
-from fraudgate.latency.calls import Calls
+from fraudgate.latency.calls import CallCounts
 from fraudgate.latency.causes import NAMES
 from fraudgate.latency.histogram import Distribution
 from fraudgate.latency.recorder import LEVELS, STAGES, TOTALS, Counters, CountersCopy, Recorder
@@ -27,6 +27,11 @@ from fraudgate.ops.kept import Kept
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
+REASONS = (
+    "budget", "cancelled", "conflict", "deadline", "fairness", "internal", "invalid", "not_allowed", "overload",
+    "priority", "queue_full", "unauthenticated", "unavailable", "undecodable",
+)  # fmt: skip
+"""Why a transaction or a call is refused, as ``fraudgate_refusals_total`` tells."""
 TEXT_NS, DRIFT_NS = 250 * MILLISECOND_NS, 5 * SECOND_NS
 """How long a text, and a drift report in it, are good for."""
 PAUSE_SECONDS = 50e-6
@@ -38,7 +43,7 @@ BATCH_ROWS_BOUNDS = (1, 2, 4, 8, 16, 24, 31, 32)
 
 class Metrics:
     """Renders ``/metrics``. ``build_info`` becomes the labels of ``fraudgate_build_info``, with the live engine of
-    ``fleet``; ``drift`` may be off. Without ``calls``, ``grpc_server_*`` are made from transactions.
+    ``fleet``; ``drift`` may be off.
 
     The client library is imported at the first scrape: it costs a server's start 27 ms.
     """
@@ -50,7 +55,7 @@ class Metrics:
         build_info: Mapping[str, str],
         drift: DriftWatch | None = None,
         fleet: Fleet | None = None,
-        calls: Calls | None = None,
+        calls: CallCounts | None = None,
         ladder: Ladder | None = None,
         clock: Clock = monotonic_ns,
     ) -> None:
@@ -76,9 +81,7 @@ class Metrics:
 
         stages, counters = self._recorder.since_start(), self._counters.copy()
         if self._calls is not None:
-            yield from grpc_server.of_calls(self._calls.copy())
-        else:
-            yield from grpc_server.of_transactions(counters, stages)
+            yield from grpc_server.of_calls(self._calls.copy(), stages["total"])
         yield from _counts(counters)
         for name, value in self._counters.levels().items():
             yield GaugeMetricFamily(name, LEVELS[name], value=value)
@@ -112,7 +115,7 @@ def _counts(counters: CountersCopy) -> Iterator["Metric"]:
     refusals = CounterMetricFamily(
         "fraudgate_refusals_total", "Transactions that ended with a status instead of a decision.", labels=["reason"]
     )
-    none = dict.fromkeys(grpc_server.CODE_OF_REASON, 0)  # rate() misses a series that begins above 0
+    none = dict.fromkeys(REASONS, 0)  # rate() misses a series that begins above 0
     for reason, count in sorted({**none, **counters.refusals}.items()):
         refusals.add_metric([reason], count)
     yield refusals

@@ -15,6 +15,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::callers::Shown;
+use super::calls::{self, Begun};
 use super::clock::monotonic_ns;
 use super::counts::Counted;
 use super::front::{Front, Origin};
@@ -157,6 +158,7 @@ async fn converse(
                     flow.answering.store(true, Ordering::Relaxed);
                     let ended = take_turn(front, &mut connection, call, &mut peer);
                     flow.answering.store(false, Ordering::Relaxed);
+                    front.calls.start(&mut peer.begun);
                     if let Some(pause) = peer.too_much_refused(front, &mut pause, before) {
                         front.counts.count(Counted::ConnectionPaused);
                         paused = true;
@@ -209,9 +211,17 @@ struct Peer {
     arrived_ns: i64,
     /// How many they are, or were in the last turn.
     calls: usize,
+    /// What the last of them asks for.
+    method: calls::Method,
+    begun: Begun,
 }
 
 impl Peer {
+    fn begins(&mut self, method: calls::Method) {
+        self.method = method;
+        self.begun[method as usize] += 1;
+    }
+
     /// For how long not to read, where too much was refused. `before`: what was when the calls of this turn came.
     fn too_much_refused(&self, front: &Front, pause: &mut Pause, before: u64) -> Option<Duration> {
         let refused = self.refused.swap(0, Ordering::Relaxed);
@@ -226,7 +236,9 @@ impl Peer {
 
 /// A call has come: answer it here, or give it a task.
 fn begin(front: &Arc<Front>, request: Request<RecvStream>, respond: SendResponse<Bytes>, peer: &mut Peer) {
-    guarded(front, &mut Some(respond), |respond| dispatch(front, request, respond, peer));
+    if let Some(ended) = guarded(front, &mut Some(respond), |respond| dispatch(front, request, respond, peer)) {
+        front.calls.end(peer.method, ended);
+    }
 }
 
 fn dispatch(
@@ -239,16 +251,20 @@ fn dispatch(
         Ok(head) => head,
         Err(rejected) => {
             let Some(respond) = respond.take() else { return };
+            if let Rejected::Grpc(method, _) = &rejected {
+                peer.begins(*method);
+            }
             peer.refused.fetch_add(1, Ordering::Relaxed);
             return reject(front, request, respond, rejected);
         }
     };
+    peer.begins(head.rpc.method());
     let caller = match &head.rpc {
         Rpc::Side(_) => Ok(0), // health and reflection are for everybody
         rpc => front.callers.identify(request.headers(), rpc, &mut peer.shown),
     };
     let parent = if front.settings.traced { request::parent_of(request.headers()) } else { None };
-    let origin = Origin { caller: caller.unwrap_or(0), refused: peer.refused.clone(), parent };
+    let origin = Origin { caller: caller.unwrap_or(0), method: peer.method, refused: peer.refused.clone(), parent };
     if let Err(counted) = caller {
         return unary::refuse(front, respond, counted, front.refusals.of(counted, 0), &origin);
     }
@@ -269,7 +285,8 @@ fn dispatch(
         }
         Rpc::Side(path) => {
             let Some(respond) = respond.take() else { return };
-            let call = side::serve(front.clone(), path, messages, respond, peer.side_calls.clone(), deadline_ns);
+            let call =
+                side::serve(front.clone(), path, messages, respond, peer.side_calls.clone(), deadline_ns, peer.method);
             tokio::spawn(guarded_task(front.clone(), call));
         }
     }
@@ -279,7 +296,7 @@ fn dispatch(
 fn reject(front: &Arc<Front>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>, rejected: Rejected) {
     let headless = request.method() == Method::HEAD;
     let mut body = request.into_body();
-    if body.is_end_stream() || matches!(rejected, Rejected::Grpc(_)) {
+    if body.is_end_stream() || matches!(rejected, Rejected::Grpc(..)) {
         let _ = reply::reject(front, &mut respond, &rejected, headless); // Gone: nobody waits
         return;
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
+use super::calls::Method;
 use super::clock::monotonic_ns;
 use super::front::Front;
 use super::reply::{self, Call};
@@ -85,7 +86,7 @@ pub async fn run(front: Arc<Front>) {
     loop {
         let due = deadlines.pending().due(monotonic_ns());
         for mut respond in due.iter().filter_map(Weak::upgrade).filter_map(|call| call.take()) {
-            let _ = reply::refuse(&mut respond, &front.refusals.deadline); // Gone: nobody waits
+            front.calls.end(Method::Score, reply::refuse(&mut respond, &front.refusals.deadline));
         }
         let earliest_ns = deadlines.pending().earliest_ns;
         tokio::select! {

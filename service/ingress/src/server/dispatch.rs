@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::{BufMut, BytesMut};
 use tokio::sync::mpsc;
 
+use super::calls::Method;
 use super::clock::monotonic_ns;
 use super::counts::Counted;
 use super::front::{Entry, Front, Reply};
@@ -43,14 +44,14 @@ fn send(front: &Arc<Front>, batch: Answered) {
         let refusal = refusals.next_if(|(refused, _)| *refused == place);
         caught(&front.counts, || {
             if let Some((_, refusal)) = refusal {
-                refuse(entry, &refusal);
+                refuse(front, entry, &refusal);
             } else if entry.deadline_ns > 0 && entry.deadline_ns <= now_ns {
-                refuse(entry, &front.refusals.deadline); // decided and kept: the retry gets it
+                refuse(front, entry, &front.refusals.deadline); // decided and kept: the retry gets it
             } else if answer(front, &mut entry, row, &tails, &mut frames).is_ok() {
                 settle(front, &entry, row);
             } else {
                 front.counts.count(Counted::Internal); // decided and kept: the retry gets it
-                refuse(entry, &front.refusals.internal);
+                refuse(front, entry, &front.refusals.internal);
             }
         });
     }
@@ -64,9 +65,13 @@ fn settle(front: &Front, entry: &Entry, row: &AnswerRow) {
 }
 
 /// End an entry without a decision.
-pub fn refuse(entry: Entry, refusal: &Refusal) {
+pub fn refuse(front: &Front, entry: Entry, refusal: &Refusal) {
     match entry.reply {
-        Reply::Unary(call) => drop(call.take().map(|mut respond| reply::refuse(&mut respond, refusal))), // Gone: nobody waits
+        Reply::Unary(call) => {
+            if let Some(mut respond) = call.take() {
+                front.calls.end(Method::Score, reply::refuse(&mut respond, refusal));
+            }
+        }
         Reply::Row(slot) => slot.put(many::result(entry.transaction.id(), End::Error(&refusal.status))),
         Reply::Sent => (),
     }
@@ -90,7 +95,8 @@ fn answer(
             reply::put_prefix(&mut frame);
             let late_at_ns = (!row.replayed).then(|| entry.arrival_ns.saturating_add(front.settings.late_ns));
             // Gone: the answer is kept for the retry
-            drop(reply::answer(front, &mut respond, frame.freeze(), row.replayed, late_at_ns));
+            let ended = reply::answer(front, &mut respond, frame.freeze(), row.replayed, late_at_ns);
+            front.calls.end(Method::Score, ended);
         }
         Reply::Row(slot) => slot.put(many::result(id, End::Response(&frame[reply::PREFIX_BYTES..]))),
         Reply::Sent => (),

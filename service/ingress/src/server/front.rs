@@ -10,6 +10,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::bell::Bell;
 use super::callers::Callers;
+use super::calls::{Calls, Method};
 use super::clock::monotonic_ns;
 use super::counts::{Counted, Counts};
 use super::deadlines::Deadlines;
@@ -52,6 +53,7 @@ pub struct Entry {
 pub struct Origin {
     /// Its number, see `Callers`.
     pub caller: usize,
+    pub method: Method,
     /// What was refused on its connection, and not charged yet.
     pub refused: Arc<AtomicU64>,
     /// The call's `traceparent`, where traces are wanted and it has one.
@@ -79,6 +81,7 @@ pub struct Front {
     pub settings: Settings,
     pub refusals: Refusals,
     pub counts: Counts,
+    pub calls: Calls,
     pub callers: Callers,
     pub bell: Bell,
     /// Read while a batch is rendered, and by Python, which writes only what it has not seen before.
@@ -127,6 +130,7 @@ impl Front {
             settings,
             refusals,
             counts: Counts::default(),
+            calls: Calls::default(),
             bell: Bell::new()?,
             tails: RwLock::default(),
             ledger,

@@ -9,7 +9,7 @@ use h2::server::SendResponse;
 
 use super::counts::{Counted, Counts};
 use super::front::Front;
-use super::reply;
+use super::reply::{self, Gone};
 
 /// Run `act`: what it returns, or None where it panics, which is counted. What it owned is dropped: a call of which
 /// nobody else holds the stream is reset.
@@ -21,16 +21,15 @@ pub fn caught<T>(counts: &Counts, act: impl FnOnce() -> T) -> Option<T> {
     result
 }
 
-/// Run `act`; where it panics, answer INTERNAL if the call is still ours to answer.
+/// Run `act`; where it panics, answer INTERNAL if the call is still ours to answer. Then: how that went.
 pub fn guarded(
     front: &Front,
     respond: &mut Option<SendResponse<Bytes>>,
     act: impl FnOnce(&mut Option<SendResponse<Bytes>>),
-) {
-    if caught(&front.counts, || act(respond)).is_none()
-        && let Some(mut respond) = respond.take()
-    {
-        let _ = reply::refuse(&mut respond, &front.refusals.internal); // Gone: nobody waits
+) -> Option<Result<u32, Gone>> {
+    match caught(&front.counts, || act(respond)) {
+        Some(()) => None,
+        None => respond.take().map(|mut respond| reply::refuse(&mut respond, &front.refusals.internal)),
     }
 }
 

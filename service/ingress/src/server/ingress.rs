@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 use tokio::sync::{mpsc, watch};
 
+use super::calls;
 use super::clock::{self, monotonic_ns};
 use super::dispatch::Answered;
 use super::front::{Entry, Front, Reply};
@@ -214,6 +215,11 @@ impl Ingress {
     /// Counts by name, since the start.
     fn counts(&self) -> HashMap<&'static str, u64> {
         self.front.counts.named().collect()
+    }
+
+    /// By method of the port: its name, calls begun, calls ended by code 0 to 16; since the start.
+    fn calls(&self) -> Vec<(&'static str, u64, [u64; calls::CODES])> {
+        self.front.calls.named().collect()
     }
 
     /// Stop: no new connections, and the open ones get `patience_seconds` for their calls. Waits for the thread.

@@ -41,8 +41,7 @@ pub async fn score_batch(
     if front.is_closed() {
         front.counts.add(Counted::Unavailable, batch.rows as u64);
         origin.refused(batch.rows as u64);
-        let _ = reply::refuse(&mut respond, &front.refusals.draining);
-        return;
+        return front.calls.end(origin.method, reply::refuse(&mut respond, &front.refusals.draining));
     }
     let results = Results::new(true);
     admit_rows(&front, &results, batch.transactions, deadline_ns, &origin);
@@ -51,11 +50,15 @@ pub async fn score_batch(
         ended = all_results(&results, &mut respond) => ended,
         () = until(deadline_ns) => Err(Ended::Refused(front.refusals.deadline.clone())),
     };
-    match ended {
-        Ok(frame) => drop(reply::answer(&front, &mut respond, frame, false, None)),
-        Err(Ended::Gone) => results.abandon(),
-        Err(Ended::Refused(refusal)) => drop(reply::refuse(&mut respond, &refusal)),
-    }
+    let ended = match ended {
+        Ok(frame) => reply::answer(&front, &mut respond, frame, false, None),
+        Err(Ended::Gone) => {
+            results.abandon();
+            Err(Gone)
+        }
+        Err(Ended::Refused(refusal)) => reply::refuse(&mut respond, &refusal),
+    };
+    front.calls.end(origin.method, ended);
 }
 
 /// How a call of many rows ends early.
@@ -110,7 +113,7 @@ fn admit_rows(
     let refused = front.admit(entries.collect::<Vec<_>>());
     origin.refused(refused.len() as u64);
     for (entry, refusal) in refused {
-        dispatch::refuse(entry, refusal);
+        dispatch::refuse(front, entry, refusal);
     }
 }
 
@@ -122,7 +125,9 @@ pub async fn score_stream(
     deadline_ns: i64,
     origin: Origin,
 ) {
-    let Ok(mut send) = respond.send_response(reply::head(false), false) else { return };
+    let Ok(mut send) = respond.send_response(reply::head(false), false) else {
+        return front.calls.end(origin.method, Err(Gone));
+    };
     let results = Results::new(false);
     let ended = tokio::select! {
         biased;
@@ -132,10 +137,11 @@ pub async fn score_stream(
             Ok(Some(front.refusals.deadline.clone()))
         }
     };
-    match ended {
-        Ok(end) => drop(send.send_trailers(end.map_or_else(reply::ok_trailers, |refusal| refusal.trailers()))),
-        Err(Gone) => results.abandon(),
+    let ended = ended.and_then(|end| reply::end_with(&mut send, end.as_ref()));
+    if ended.is_err() {
+        results.abandon();
     }
+    front.calls.end(origin.method, ended);
 }
 
 /// Read, admit and answer until both ends are through. The refusal that ended the reading, if one did.

@@ -2,6 +2,7 @@
 
 mod bell;
 mod callers;
+mod calls;
 mod cells;
 mod clock;
 mod connection;

@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderValue};
 
 /// gRPC codes that the transport itself gives.
 pub mod code {
+    pub const OK: u32 = 0;
     pub const RESOURCE_EXHAUSTED: u32 = 8;
     pub const UNIMPLEMENTED: u32 = 12;
     pub const INTERNAL: u32 = 13;

@@ -16,7 +16,7 @@ use super::clock::monotonic_ns;
 use super::counts::Counted;
 use super::front::Front;
 use super::guard::guarded_task;
-use super::refusal::Refusal;
+use super::refusal::{Refusal, code};
 use super::request::Rejected;
 
 /// The stream has gone: nobody waits for this reply.
@@ -74,16 +74,17 @@ pub fn put_prefix(frame: &mut BytesMut) {
     frame[1..PREFIX_BYTES].copy_from_slice(&length.to_be_bytes());
 }
 
-/// Headers, one message that has its prefix, trailers. A decision is late after `late_at_ns`.
+/// Headers, one message that has its prefix, trailers. A decision is late after `late_at_ns`. The code is OK.
 pub fn answer(
     front: &Arc<Front>,
     respond: &mut SendResponse<Bytes>,
     frame: Bytes,
     replayed: bool,
     late_at_ns: Option<i64>,
-) -> Result<(), Gone> {
+) -> Result<u32, Gone> {
     let send = respond.send_response(head(replayed), false)?;
-    deliver(front, send, frame, Some(ok_trailers()), late_at_ns)
+    deliver(front, send, frame, Some(ok_trailers()), late_at_ns)?;
+    Ok(code::OK) // decided, even where the answer has to wait for the peer's window
 }
 
 /// A body and, if there are any, trailers. A body that the peer's window has no room for waits for it in a task.
@@ -152,12 +153,12 @@ pub async fn write(front: &Front, send: &mut SendStream<Bytes>, mut frame: Bytes
     }
 }
 
-/// A status alone, in one HEADERS frame.
-pub fn refuse(respond: &mut SendResponse<Bytes>, refusal: &Refusal) -> Result<(), Gone> {
+/// A status alone, in one HEADERS frame. Its code.
+pub fn refuse(respond: &mut SendResponse<Bytes>, refusal: &Refusal) -> Result<u32, Gone> {
     let mut response = Response::new(());
     *response.headers_mut() = refusal.head();
     respond.send_response(response, true)?;
-    Ok(())
+    Ok(refusal.code)
 }
 
 /// The end of a call that none of ours answers; `headless` calls take no body.
@@ -168,7 +169,10 @@ pub fn reject(
     headless: bool,
 ) -> Result<(), Gone> {
     let status = match rejected {
-        Rejected::Grpc(refusal) => return refuse(respond, refusal),
+        Rejected::Grpc(method, refusal) => {
+            front.calls.end(*method, refuse(respond, refusal));
+            return Ok(());
+        }
         Rejected::Http(status) => *status,
     };
     let mut response = Response::new(());
@@ -192,6 +196,12 @@ pub fn head(replayed: bool) -> Response<()> {
     let mut response = Response::new(());
     *response.headers_mut() = headers;
     response
+}
+
+/// The trailers after what a call was sent, with the refusal that ended it if one did. Their code.
+pub fn end_with(send: &mut SendStream<Bytes>, refusal: Option<&Refusal>) -> Result<u32, Gone> {
+    send.send_trailers(refusal.map_or_else(ok_trailers, Refusal::trailers))?;
+    Ok(refusal.map_or(code::OK, |refusal| refusal.code))
 }
 
 /// The trailers of a good end.

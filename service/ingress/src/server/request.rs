@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::header::{CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, Method, Request, StatusCode};
 
+use super::calls;
 use super::refusal::{Refusal, code};
 
 /// What a path asks for.
@@ -15,6 +16,23 @@ pub enum Rpc {
     ScoreStream,
     /// A method that Python answers (health, reflection), by its path.
     Side(String),
+}
+
+impl Rpc {
+    /// What it counts as.
+    pub fn method(&self) -> calls::Method {
+        match self {
+            Rpc::Score => calls::Method::Score,
+            Rpc::ScoreBatch => calls::Method::ScoreBatch,
+            Rpc::ScoreStream => calls::Method::ScoreStream,
+            Rpc::Side(path) => match path.as_str() {
+                "/grpc.health.v1.Health/Check" => calls::Method::Check,
+                "/grpc.health.v1.Health/Watch" => calls::Method::Watch,
+                "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => calls::Method::Reflection,
+                _ => calls::Method::Unknown, // Python will not know it either
+            },
+        }
+    }
 }
 
 /// How the messages of a call are encoded, where their flag says that they are.
@@ -38,7 +56,7 @@ pub struct Head {
 pub enum Rejected {
     /// Not gRPC at all.
     Http(StatusCode),
-    Grpc(Refusal),
+    Grpc(calls::Method, Refusal),
 }
 
 /// Names that need no reading at each look-up.
@@ -59,13 +77,17 @@ pub fn parse<B>(request: &Request<B>) -> Result<Head, Rejected> {
     if !is_grpc(headers) {
         return Err(Rejected::Http(StatusCode::UNSUPPORTED_MEDIA_TYPE));
     }
+    let path = request.uri().path();
+    let rpc = rpc_of(path).ok_or_else(|| unimplemented(calls::Method::Unknown, "Method not found!"))?;
     let encoding = match headers.get(&GRPC_ENCODING).map(|value| value.as_bytes()) {
         None | Some(b"identity") => Encoding::Identity,
         Some(b"gzip") => Encoding::Gzip,
-        Some(_) => return Err(unimplemented("this compression is not accepted; send identity or gzip")),
+        Some(_) => {
+            return Err(unimplemented(rpc.method(), "this compression is not accepted; send identity or gzip"));
+        }
     };
     let timeout_ns = headers.get(&GRPC_TIMEOUT).and_then(|value| timeout_ns(value.as_bytes()));
-    Ok(Head { rpc: rpc_of(request.uri().path())?, encoding, timeout_ns })
+    Ok(Head { rpc, encoding, timeout_ns })
 }
 
 /// The one `traceparent` of a call; Python reads it.
@@ -75,18 +97,18 @@ pub fn parent_of(headers: &HeaderMap) -> Option<Arc<str>> {
     values.next().is_none().then(|| value.into())
 }
 
-fn rpc_of(path: &str) -> Result<Rpc, Rejected> {
+fn rpc_of(path: &str) -> Option<Rpc> {
     match path.strip_prefix(SERVICE) {
-        Some("Score") => Ok(Rpc::Score),
-        Some("ScoreBatch") => Ok(Rpc::ScoreBatch),
-        Some("ScoreStream") => Ok(Rpc::ScoreStream),
-        None if SIDE_SERVICES.iter().any(|service| path.starts_with(service)) => Ok(Rpc::Side(path.to_owned())),
-        _ => Err(unimplemented("Method not found!")),
+        Some("Score") => Some(Rpc::Score),
+        Some("ScoreBatch") => Some(Rpc::ScoreBatch),
+        Some("ScoreStream") => Some(Rpc::ScoreStream),
+        None if SIDE_SERVICES.iter().any(|service| path.starts_with(service)) => Some(Rpc::Side(path.to_owned())),
+        _ => None,
     }
 }
 
-fn unimplemented(message: &str) -> Rejected {
-    Rejected::Grpc(Refusal::plain(code::UNIMPLEMENTED, message))
+fn unimplemented(method: calls::Method, message: &str) -> Rejected {
+    Rejected::Grpc(method, Refusal::plain(code::UNIMPLEMENTED, message))
 }
 
 fn is_grpc(headers: &HeaderMap) -> bool {
@@ -160,6 +182,8 @@ mod tests {
             assert_eq!(rejected, Err(Rejected::Http(StatusCode::UNSUPPORTED_MEDIA_TYPE)));
         }
         let deflate = parse(&request(score, &[("content-type", "application/grpc"), ("grpc-encoding", "deflate")]));
-        assert!(matches!(deflate, Err(Rejected::Grpc(refusal)) if refusal.code == code::UNIMPLEMENTED));
+        assert!(
+            matches!(deflate, Err(Rejected::Grpc(calls::Method::Score, refusal)) if refusal.code == code::UNIMPLEMENTED)
+        );
     }
 }

@@ -12,6 +12,7 @@ use h2::server::SendResponse;
 use tokio::sync::mpsc;
 
 use super::bell::Bell;
+use super::calls::Method;
 use super::deadlines::until;
 use super::front::Front;
 use super::message::Messages;
@@ -107,14 +108,15 @@ pub async fn serve(
     mut respond: SendResponse<Bytes>,
     beside: SideCalls,
     deadline_ns: i64,
+    method: Method,
 ) {
     let few = Arc::strong_count(&beside) <= CONNECTION_CALLS_MAX + 1; // the connection holds one too
     let Some((call, replies)) = few.then(|| front.side.open()).flatten() else {
-        let _ = reply::refuse(&mut respond, &Refusal::plain(code::RESOURCE_EXHAUSTED, "too many calls"));
-        return;
+        let refusal = Refusal::plain(code::RESOURCE_EXHAUSTED, "too many calls");
+        return front.calls.end(method, reply::refuse(&mut respond, &refusal));
     };
     front.side.tell(&front.bell, Event::Opened(call, path));
-    let _ = converse(&front, call, replies, &mut messages, respond, deadline_ns).await; // Gone: nobody is left to tell
+    front.calls.end(method, converse(&front, call, replies, &mut messages, respond, deadline_ns).await);
     locked(&front.side.calls).remove(&call);
     front.side.tell(&front.bell, Event::Gone(call));
 }
@@ -126,7 +128,7 @@ async fn converse(
     messages: &mut Messages,
     mut respond: SendResponse<Bytes>,
     deadline_ns: i64,
-) -> Result<(), Gone> {
+) -> Result<u32, Gone> {
     let mut send: Option<SendStream<Bytes>> = None;
     let (mut open, mut unanswered) = (true, false);
     loop {
@@ -176,11 +178,10 @@ fn end(
     send: Option<SendStream<Bytes>>,
     mut respond: SendResponse<Bytes>,
     refusal: Option<Refusal>,
-) -> Result<(), Gone> {
-    let trailers = refusal.as_ref().map_or_else(reply::ok_trailers, Refusal::trailers);
+) -> Result<u32, Gone> {
     match (send, refusal) {
-        (Some(mut stream), _) => Ok(stream.send_trailers(trailers)?),
+        (Some(mut stream), refusal) => reply::end_with(&mut stream, refusal.as_ref()),
         (None, Some(refusal)) => reply::refuse(&mut respond, &refusal),
-        (None, None) => Ok(respond.send_response(reply::head(false), false)?.send_trailers(trailers)?),
+        (None, None) => reply::end_with(&mut respond.send_response(reply::head(false), false)?, None),
     }
 }

@@ -10,6 +10,7 @@ use futures_util::future::poll_fn;
 use h2::server::SendResponse;
 use tokio::time::timeout;
 
+use super::calls::Method;
 use super::clock::monotonic_ns;
 use super::counts::Counted;
 use super::dispatch;
@@ -17,7 +18,7 @@ use super::front::{Entry, Front, Origin, Reply};
 use super::guard::guarded_task;
 use super::message::{Broken, Messages};
 use super::refusal::{Refusal, code};
-use super::reply::{self, Call};
+use super::reply::{self, Call, Gone};
 use crate::transaction::Transaction;
 
 /// Take a call whose headers came at `now_ns`. `respond` is emptied when somebody else will answer.
@@ -90,7 +91,7 @@ fn admit(
 ) {
     let Some(mut respond) = respond.take() else { return };
     if let Some(echo) = &front.echo {
-        let _ = reply::answer(front, &mut respond, echo.clone(), false, None); // Gone: nobody waits
+        front.calls.end(Method::Score, reply::answer(front, &mut respond, echo.clone(), false, None));
         return;
     }
     let call = Arc::new(Call::new(respond));
@@ -100,7 +101,7 @@ fn admit(
     match (front.admit([entry]).pop(), watched) {
         (Some((entry, refusal)), _) => {
             origin.refused(1);
-            dispatch::refuse(entry, refusal);
+            dispatch::refuse(front, entry, refusal);
         }
         (None, Some(call)) => front.deadlines.watch(deadline_ns, call),
         (None, None) => (),
@@ -111,7 +112,10 @@ fn admit(
 pub fn refuse_broken(front: &Front, respond: &mut Option<SendResponse<Bytes>>, broken: &Broken, origin: &Origin) {
     match refusal_of(front, broken) {
         Some((counted, refusal)) => refuse(front, respond, counted, &refusal, origin),
-        None => drop(respond.take()),
+        None => {
+            front.calls.end(origin.method, Err(Gone));
+            drop(respond.take());
+        }
     }
 }
 
@@ -143,6 +147,6 @@ pub fn refuse(
     front.counts.count(counted);
     origin.refused(1);
     if let Some(mut respond) = respond.take() {
-        let _ = reply::refuse(&mut respond, refusal); // Gone: nobody waits
+        front.calls.end(origin.method, reply::refuse(&mut respond, refusal));
     }
 }
