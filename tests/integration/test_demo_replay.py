@@ -121,7 +121,8 @@ async def test_every_row_is_answered_and_counted_from_its_intended_time(services
     )
     assert np.diff(log.intended_ns).tolist() == [int(SECOND_NS / RATE)] * 299
     assert log.latency_ns.min() >= MILLISECOND_NS
-    assert service.events == traffic.week.transaction_id
+    # Calls of different customers: on a machine that stalls, gRPC may begin two that wait in another order.
+    assert sorted(service.events) == sorted(traffic.week.transaction_id)
 
 
 async def test_a_customer_has_one_unanswered_transaction_at_most(services: Fixture) -> None:
