@@ -112,7 +112,7 @@ def figures() -> dict[str, float]:
     """The figures of the results file."""
     served = resolve(REPOSITORY, SERVED)
     return {
-        **{key: round(value, 2) for key, value in (measure(newest_versions()) | beside_trees(served)).items()},
+        **{key: round(value, 3) for key, value in (measure(newest_versions()) | beside_trees(served)).items()},
         **{key: round(value, 5) for key, value in quality(served).items()},
     }
 
