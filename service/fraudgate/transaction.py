@@ -4,7 +4,7 @@ Front ends make the request batch, the pipeline answers it, the batch log stores
 texts (reasons, model names, decision ids) are tables of an *edition* and are put in at the edge.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
@@ -119,6 +119,11 @@ ANSWER_DTYPE = np.dtype(
 
 _HEAD, _STAMPS = Struct("<BBB?f?HHIQqq"), Struct("<4q")  # a row of ANSWER_DTYPE
 assert _HEAD.size + _STAMPS.size == ANSWER_DTYPE.itemsize
+
+
+def joined(batches: Iterable[Answers]) -> Answers:
+    """The rows of all batches, read-only; cheaper than np.concatenate."""
+    return np.frombuffer(b"".join([batch.tobytes() for batch in batches]), ANSWER_DTYPE)
 
 
 def decided_rows(

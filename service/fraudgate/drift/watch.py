@@ -15,7 +15,7 @@ from fraudgate import wheel
 from fraudgate.drift.kept import LiveReference
 from fraudgate.drift.reference import SCORE, Bins, Reference, has_drifted, ks, psi
 from fraudgate.latency.recorder import Waiting
-from fraudgate.transaction import ANSWER_DTYPE, Answers, Float32, Float64
+from fraudgate.transaction import Answers, Float32, Float64, joined
 
 WINDOW_ROWS, REFERENCE_ROWS = 10_000, 20_000
 
@@ -126,7 +126,7 @@ Batch = tuple[Float64, Answers]
 
 def columns_of(batches: Sequence[Batch]) -> tuple[Float32, Float32]:
     """Features float32[N, F] and scores float32[N] of all rows."""
-    answers = np.frombuffer(b"".join([decided.tobytes() for _, decided in batches]), ANSWER_DTYPE)
+    answers = joined(decided for _, decided in batches)
     scores = answers["score"].copy()
     scores[~answers["scored"]] = np.nan
     with np.errstate(over="ignore"):  # a value beyond float32 is infinite, to the engine too

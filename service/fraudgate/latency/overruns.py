@@ -15,7 +15,7 @@ from fraudgate.latency.recorder import Counters
 from fraudgate.latency.spans import Spans, spans_of
 from fraudgate.latency.timeline import SlowRuns, Timeline
 from fraudgate.limits import MILLISECOND_NS, SECOND_NS
-from fraudgate.transaction import ANSWER_DTYPE, Answers, Int64
+from fraudgate.transaction import Answers, Int64, joined
 
 SETTLED_NS = 100 * MILLISECOND_NS
 BATCHES_MAX = 16_384
@@ -71,7 +71,7 @@ class Overruns:
         decided = [self._decided.popleft() for _ in range(len(self._decided))]
         if not decided:
             return None
-        rows = np.frombuffer(b"".join([batch.tobytes() for batch in decided]), ANSWER_DTYPE)
+        rows = joined(decided)
         late = rows["answered_ns"] - rows["arrival_ns"] > self._total_ns
         return stamps_of(rows[late]) if late.any() else None
 

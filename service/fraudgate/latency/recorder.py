@@ -26,7 +26,7 @@ from fraudgate.latency.histogram import (
 )
 from fraudgate.latency.spans import Spans, spans_of
 from fraudgate.limits import BATCH_ROWS_MAX, BUDGET_NS
-from fraudgate.transaction import ANSWER_DTYPE, Answers, Decision, Fallback, Int64, UInt8
+from fraudgate.transaction import Answers, Decision, Fallback, Int64, UInt8, joined
 
 STAGES = (
     *("queue", "features", "inference", "guardrails", "total", "respond", "whole"),
@@ -199,7 +199,7 @@ class Recorder:
 
 def _stage_indices(batches: Sequence[Answers]) -> dict[str, Int64]:
     """The cells of decided rows by stage."""
-    rows = np.frombuffer(b"".join([batch.tobytes() for batch in batches]), ANSWER_DTYPE)  # cheaper than concatenate()
+    rows = joined(batches)
     stamps = np.array([rows[name] for name in _STAMPS])
     indices = indices_of(np.concatenate((np.diff(stamps, axis=0), stamps[-1:] - stamps[:1])))
     return dict(zip(STAGES, indices, strict=False))

@@ -22,7 +22,7 @@ from fraudgate.latency.spans import Spans
 from fraudgate.limits import SECOND_NS
 from fraudgate.ops.answers import BUSY, Answer, Query, RateBound, Route, Shared, tagged
 from fraudgate.ops.history import History, Sample, Window
-from fraudgate.transaction import ANSWER_DTYPE, Answers, Decision, Fallback
+from fraudgate.transaction import Answers, Decision, Fallback, joined
 
 PAGES = {
     "/": ("index.html", "text/html; charset=utf-8"),
@@ -137,7 +137,7 @@ def recent_decisions(batches: Sequence[Answers], editions: Editions, wall_at_zer
     """The last ``RECENT_ROWS`` decisions, latest first. ``wall_at_zero_ns``: the wall clock at monotonic 0."""
     if not batches:
         return []
-    rows = np.frombuffer(b"".join([batch.tobytes() for batch in batches]), ANSWER_DTYPE)
+    rows = joined(batches)
     rows = rows[np.argsort(rows["sequence"])][: -RECENT_ROWS - 1 : -1]
     return [_decision(row, editions, wall_at_zero_ns) for row in rows]
 
