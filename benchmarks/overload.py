@@ -10,6 +10,7 @@ a machine with more cores give each its own: ``--server-cpus 0,1 --load-cpus 2-7
 
 import json
 import math
+import os
 import re
 import statistics
 import tempfile
@@ -17,12 +18,15 @@ import urllib.request
 from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import reduce
+from operator import add
 from pathlib import Path
 
 from benchmarks import alone, native
 from benchmarks.native import Place, Traffic
 from fraudgate import config, load
+from fraudgate.latency.histogram import Distribution
 from fraudgate.limits import BATCH_ROWS_MAX, BUDGET_NS, SECOND_NS
 from fraudgate.scheduling import prefer_batches
 
@@ -59,25 +63,50 @@ def press(place: Place, rate: float, arrivals: str, seed: int, seconds: float = 
 
 def _run(place: Place, pace: load.Pace, connections: int = CONNECTIONS, unread: bool = False) -> Overloaded:
     """``unread``: the connections may be left unread, and the generator gives no call up by itself."""
-    destination = load.Destination(place.server.target, connections, timeout_ns=BUDGET_NS)
+    parts = _parts(pace, connections)
     before_ns = native.cpu_ns(place)
-    report = load.Run(destination, pace, place.feed.workload(), native.GRACE_NS).run()
+    with ThreadPoolExecutor(len(parts)) as threads:
+        reports = list(threads.map(lambda part: _report(place, *part), parts))
     used_ns = native.cpu_ns(place) - before_ns
-    place.feed.advance(report.sent)
-    others = set(report.statuses) - {"OK", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
-    lost = {why for why in report.lost if not (unread and why in UNREAD)}
-    if lost or others:
-        raise RuntimeError(f"{place.server.name}: lost {report.lost}, statuses {report.statuses}")
+    for report in reports:
+        place.feed.advance(report.sent)
+        others = set(report.statuses) - {"OK", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
+        lost = {why for why in report.lost if not (unread and why in UNREAD)}
+        if lost or others:
+            raise RuntimeError(f"{place.server.name}: lost {report.lost}, statuses {report.statuses}")
+    decided, refused, lag = (_added(reports, name) for name in ("decided", "refused", "lag"))
+    answered = max(sum(report.answered for report in reports), 1)
     return Overloaded(
-        goodput=report.decided.at_most(BUDGET_NS) * SECOND_NS / report.sending_ns,
-        p99_ms=report.decided.percentile(99) / 1e6,
-        refused_p99_ms=report.refused.percentile(99) / 1e6,
-        refused_share=report.refused.count / max(report.answered, 1),
-        expired_share=report.statuses.get("DEADLINE_EXCEEDED", 0) / max(report.answered, 1),
-        lag_p99_ms=report.lag.percentile(99) / 1e6,
-        cpu_us_per_call=used_ns / 1_000 / report.answered,
-        unanswered=report.lost_calls,
+        goodput=decided.at_most(BUDGET_NS) * SECOND_NS / max(report.sending_ns for report in reports),
+        p99_ms=decided.percentile(99) / 1e6,
+        refused_p99_ms=refused.percentile(99) / 1e6,
+        refused_share=refused.count / answered,
+        expired_share=sum(report.statuses.get("DEADLINE_EXCEEDED", 0) for report in reports) / answered,
+        lag_p99_ms=lag.percentile(99) / 1e6,
+        cpu_us_per_call=used_ns / 1_000 / answered,
+        unanswered=sum(report.lost_calls for report in reports),
     )
+
+
+def _parts(pace: load.Pace, connections: int) -> list[tuple[load.Pace, int]]:
+    """A generator is one thread: where it has many CPUs, as many share the work as have four each."""
+    count = min(max(len(os.sched_getaffinity(0)) // 4, 1), connections)
+    part = replace(
+        pace,
+        rate=pace.rate and pace.rate / count,
+        concurrency=pace.concurrency and math.ceil(pace.concurrency / count),
+    )
+    return [(replace(part, seed=pace.seed + 1_000 * i), math.ceil(connections / count)) for i in range(count)]
+
+
+def _report(place: Place, pace: load.Pace, connections: int) -> load.LoadReport:
+    destination = load.Destination(place.server.target, connections, timeout_ns=BUDGET_NS)
+    return load.Run(destination, pace, place.feed.workload(), native.GRACE_NS).run()
+
+
+def _added(reports: Sequence[load.LoadReport], name: str) -> Distribution:
+    values: Distribution = reduce(add, (getattr(report, name) for report in reports))
+    return values
 
 
 def _ask(place: Place, path: str) -> str:
