@@ -23,6 +23,9 @@ GUARD_BUDGET_NS = 5 * MILLISECOND_NS
 RUNNING_BATCH_NS = STORE_TIMEOUT_NS + ENGINE_BUDGET_NS + GUARD_BUDGET_NS
 INLINE_ENGINE_NS_MAX = 500 * MICROSECOND_NS
 
+# Threads of the native front end where the configuration names none. More would wait for the scoring loop.
+IO_THREADS_MAX = 3
+
 # One transaction.
 ID_BYTES_MAX = 64
 ATTRIBUTES_MAX = 64

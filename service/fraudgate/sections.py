@@ -50,6 +50,8 @@ class Tls(Section, forbid_unknown_fields=True, frozen=True):
 class Ingress(Section, forbid_unknown_fields=True, frozen=True):
     """What the native front end lets a peer do to it. Streams of a connection: ``server.streams_max``."""
 
+    threads: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
+    """That read and write; 0 = one for each CPU but the scoring loop's, at most 3: more would wait for that loop."""
     connections_max: _Positive = 16_384
     header_list_bytes_max: _Positive = 16_384
     reset_streams_max: _Positive = 1_024

@@ -17,6 +17,9 @@ from fraudgate.ops.metrics import TEXT_NS
 from tests.integration.server import PATIENCE_SECONDS, Child, Running, sections_of, serve
 from tests.native.http2_peer import Peer, assert_decides
 
+IO_THREADS = 3
+"""Of a server in this process; one in a child has as many as the machine's CPUs ask for."""
+
 
 class Native(Protocol):
     """A server with the native front end, here or in a child."""
@@ -101,9 +104,10 @@ class NativeRunning(Running):
 
 @asynccontextmanager
 async def serve_native(models: Path, **sections: Mapping[str, object]) -> AsyncIterator[NativeRunning]:
-    """A service in this process with the native front end; drained at the end."""
+    """A service in this process with the native front end, on several IO threads; drained at the end."""
     server = {"frontend": "native", **sections.pop("server", {})}
-    async with serve(models, server=server, **sections) as running:
+    ingress = {"threads": IO_THREADS, **sections.pop("ingress", {})}
+    async with serve(models, server=server, ingress=ingress, **sections) as running:
         running.__class__ = NativeRunning
         yield cast(NativeRunning, running)
 

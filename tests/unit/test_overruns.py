@@ -13,7 +13,7 @@ from fraudgate.latency.budget import Budget
 from fraudgate.latency.lateness import Rate, Sample, cause_of, cause_of_sleeper
 from fraudgate.latency.overruns import SETTLED_NS, Overruns
 from fraudgate.latency.recorder import LATE_UNREAD, Counters, Recorder
-from fraudgate.latency.scheduler import RunQueue
+from fraudgate.latency.scheduler import RunQueue, RunQueues
 from fraudgate.latency.stalls import LoopWatch
 from fraudgate.latency.timeline import Timeline
 from fraudgate.latency.witness import Witness
@@ -125,7 +125,7 @@ def test_a_thread_that_had_to_wait_for_a_cpu_says_so() -> None:
     queue.close()
     assert queue.waiting_ns() == 0
     assert RunQueue(2**31 - 1).waiting_ns() == 0, "no such thread"
-    assert RunQueue.named("no such thread") is None
+    assert not RunQueues("no such thread")
 
 
 async def test_a_blocked_loop_and_a_spinning_one_are_told_apart() -> None:

@@ -1,8 +1,9 @@
-"""The native front end: ScoringService in Rust, on a thread of its own that never takes the interpreter lock. It
-accepts, decodes, admits, batches and answers, and rings when a batch is ready. No Python runs per request.
+"""The native front end: ScoringService in Rust, on threads of its own that never take the interpreter lock. They
+accept, decode, admit, batch and answer, and ring when a batch is ready. No Python runs per request.
 """
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from fraudgate.latency.recorder import Counters, Recorder
 from fraudgate.limits import (
     BATCH_ROWS_MAX,
     BUDGET_NS,
+    IO_THREADS_MAX,
     MESSAGE_BYTES_MAX,
     SCORE_BATCH_ROWS_MAX,
     SECOND_NS,
@@ -98,6 +100,7 @@ def settings(config: Config, echo: bytes | None = None) -> Mapping[str, Any]:
     bounds = callers.bounds(config, known)
     return {
         "address": config.server.data_address.replace("localhost:", "127.0.0.1:"),
+        "threads": ingress.threads or min(max(len(os.sched_getaffinity(0)) - 1, 1), IO_THREADS_MAX),
         "gate_ns": batching.gate_ns,
         "batch_rows_max": BATCH_ROWS_MAX,
         "queue_rows_max": batching.queue_rows_max,

@@ -1,7 +1,7 @@
 """A second pair of eyes: a thread that sleeps, and sees by when it wakes up what the scoring loop cannot see by itself.
 
 When it too wakes up late, and neither waited for a CPU nor for the interpreter, the whole process stood still. It also
-looks how long the front end's thread waited for a CPU, and settles what was over the budget.
+looks how long the front end's threads waited for a CPU, and settles what was over the budget.
 """
 
 import resource
@@ -10,7 +10,7 @@ import threading
 from fraudgate.clock import Clock, monotonic_ns
 from fraudgate.latency.lateness import cause_of_sleeper
 from fraudgate.latency.overruns import SETTLED_NS, Overruns
-from fraudgate.latency.scheduler import RunQueue
+from fraudgate.latency.scheduler import RunQueue, RunQueues
 from fraudgate.latency.timeline import Timeline
 from fraudgate.limits import MILLISECOND_NS, SECOND_NS
 
@@ -18,11 +18,11 @@ PERIOD_NS = 20 * MILLISECOND_NS
 NOTED_STILL_NS = 20 * MILLISECOND_NS
 NOTED_WAIT_NS = 5 * MILLISECOND_NS
 FRONT_END = "ingress"
-"""The native front end's thread."""
+"""The native front end's threads."""
 
 
 class Witness:
-    """Start it when the front end's thread is there."""
+    """Start it when the front end's threads are there."""
 
     def __init__(self, timeline: Timeline, overruns: Overruns, clock: Clock = monotonic_ns) -> None:
         self._timeline, self._overruns, self._clock = timeline, overruns, clock
@@ -40,16 +40,16 @@ class Witness:
             self._overruns.settle(self._clock() + SETTLED_NS)
 
     def _run(self) -> None:
-        own, front = RunQueue(), RunQueue.named(FRONT_END)
+        own, front = RunQueue(), RunQueues(FRONT_END)
         while not self._sleep(own, front):
             self._overruns.settle(self._clock())
-        for queue in filter(None, (own, front)):
-            queue.close()
+        own.close()
+        front.close()
 
-    def _sleep(self, own: RunQueue, front: RunQueue | None) -> bool:
+    def _sleep(self, own: RunQueue, front: RunQueues) -> bool:
         """Sleep, and note what that shows; True at the end."""
         waiting_ns, switches = own.waiting_ns(), _switches()
-        front_ns = front.waiting_ns() if front else 0
+        front_ns = front.waiting_ns()
         due_ns = self._clock() + PERIOD_NS
         ended = self._end.wait(PERIOD_NS / SECOND_NS)
         now_ns = self._clock()
@@ -58,7 +58,7 @@ class Witness:
             cause = cause_of_sleeper(late_ns, own.waiting_ns() - waiting_ns, _switches() - switches)
             if cause:  # it may have begun at any time of the sleep; what was decided meanwhile is not late
                 self._timeline.note(cause, due_ns - PERIOD_NS, now_ns)
-        waiting_ns = front.waiting_ns() if front else 0
+        waiting_ns = front.waiting_ns()
         if front:
             self._overruns.progress.add_front(now_ns, waiting_ns)
         waited_ns = waiting_ns - front_ns

@@ -28,6 +28,7 @@ use super::request::{self, Rejected, Rpc};
 use super::settings::Settings;
 use super::side::SideCalls;
 use super::socket::{Flow, Socket, Transport};
+use super::thread::Stop;
 use super::{many, reply, side, unary};
 
 /// What a connection may have on its way to us that no call has read.
@@ -37,8 +38,8 @@ const STREAM_WINDOW_BYTES: u32 = 1 << 16;
 const SEND_BUFFER_BYTES: usize = 1 << 16;
 
 /// Shake hands with a new peer, and give its connection a task of its own: with the handshake's, what that needed goes.
-/// `open` counts it, `drain` turns true when it is to finish its calls and go.
-pub async fn welcome(open: Open, transport: Transport, mut drain: watch::Receiver<bool>) {
+/// `open` counts it, `drain` changes when it is to finish its calls and go.
+pub async fn welcome(open: Open, transport: Transport, mut drain: watch::Receiver<Stop>) {
     let front = open.front();
     let flow = Arc::<Flow>::default();
     let socket = Socket::new(transport, flow.clone());
@@ -135,7 +136,7 @@ fn take_turn(
 async fn converse(
     open: Open,
     mut connection: Box<Connection<Socket, Bytes>>,
-    mut drain: watch::Receiver<bool>,
+    mut drain: watch::Receiver<Stop>,
     flow: Arc<Flow>,
 ) {
     let front = open.front();
@@ -143,7 +144,7 @@ async fn converse(
     let mut checks = pin!(sleep(check_every(&front.settings)));
     let mut drained = pin!(drain.changed());
     let mut draining = false;
-    let mut peer = Peer::default();
+    let mut peer = Peer { thread: open.thread(), ..Peer::default() };
     let mut pause = Pause::new(front.settings.refusals_per_second_max, monotonic_ns());
     let mut resumed = pin!(sleep(Duration::MAX));
     let mut paused = false;
@@ -204,6 +205,8 @@ fn unread(front: &Front, flow: &Flow, now_ns: i64) -> bool {
 /// What the calls of one connection have in common.
 #[derive(Default)]
 struct Peer {
+    /// By number.
+    thread: usize,
     side_calls: SideCalls,
     shown: Shown,
     refused: Arc<AtomicU64>,
@@ -264,7 +267,13 @@ fn dispatch(
         rpc => front.callers.identify(request.headers(), rpc, &mut peer.shown),
     };
     let parent = if front.settings.traced { request::parent_of(request.headers()) } else { None };
-    let origin = Origin { caller: caller.unwrap_or(0), method: peer.method, refused: peer.refused.clone(), parent };
+    let origin = Origin {
+        caller: caller.unwrap_or(0),
+        method: peer.method,
+        thread: peer.thread,
+        refused: peer.refused.clone(),
+        parent,
+    };
     if let Err(counted) = caller {
         return unary::refuse(front, respond, counted, front.refusals.of(counted, 0), &origin);
     }

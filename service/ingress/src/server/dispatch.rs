@@ -27,6 +27,25 @@ pub struct Answered {
     pub handed_ns: i64,
 }
 
+impl Answered {
+    /// What each thread is to send, in the order of the rows.
+    pub fn by_thread(self, threads: usize) -> Vec<Self> {
+        let handed_ns = self.handed_ns;
+        let none = || Self { entries: Vec::new(), rows: Vec::new(), refusals: Vec::new(), handed_ns };
+        let mut parts: Vec<Self> = (0..threads).map(|_| none()).collect();
+        let mut refusals = self.refusals.into_iter().peekable();
+        for (place, (entry, row)) in self.entries.into_iter().zip(self.rows).enumerate() {
+            let part = &mut parts[entry.thread];
+            if let Some((_, refusal)) = refusals.next_if(|(refused, _)| *refused == place) {
+                part.refusals.push((part.entries.len(), refusal));
+            }
+            part.entries.push(entry);
+            part.rows.push(row);
+        }
+        parts
+    }
+}
+
 /// Send answers as they come, until the front end ends.
 pub async fn run(front: Arc<Front>, mut answered: mpsc::UnboundedReceiver<Answered>) {
     while let Some(batch) = answered.recv().await {

@@ -45,6 +45,8 @@ pub struct Entry {
     pub caller: usize,
     /// The call's `traceparent`, as it came.
     pub parent: Option<Arc<str>>,
+    /// Its connection's, by number.
+    pub thread: usize,
     pub reply: Reply,
 }
 
@@ -54,6 +56,8 @@ pub struct Origin {
     /// Its number, see `Callers`.
     pub caller: usize,
     pub method: Method,
+    /// The connection's, by number.
+    pub thread: usize,
     /// What was refused on its connection, and not charged yet.
     pub refused: Arc<AtomicU64>,
     /// The call's `traceparent`, where traces are wanted and it has one.
@@ -89,14 +93,14 @@ pub struct Front {
     pub ledger: Ledger,
     /// The ready answer of every Score(), where only the transport is measured.
     pub echo: Option<Bytes>,
-    /// Open connections.
-    pub connections: AtomicUsize,
+    /// Open connections by thread.
+    pub open: Vec<AtomicUsize>,
     /// Bytes that wait for peers.
     pub held: Arc<Held>,
     pub side: Side,
     pub deadlines: Deadlines,
-    /// Unbounded, and never long: what it holds was admitted since the IO thread last looked, and that thread admits.
-    pub answered: mpsc::UnboundedSender<Answered>,
+    /// By thread. Unbounded, and never long: what waits for a thread was admitted before, and the door expects that wait.
+    pub answered: Vec<mpsc::UnboundedSender<Answered>>,
     /// Wakes the gate's timer task when a batch was opened while it slept.
     pub gate: Notify,
     /// Set while every new call is refused.
@@ -113,7 +117,7 @@ impl Front {
         settings: Settings,
         refusals: Refusals,
         ledger: Ledger,
-        answered: mpsc::UnboundedSender<Answered>,
+        answered: Vec<mpsc::UnboundedSender<Answered>>,
     ) -> io::Result<Self> {
         let batcher = Batcher::new(
             settings.gate_ns,
@@ -134,7 +138,7 @@ impl Front {
             bell: Bell::new()?,
             tails: RwLock::default(),
             ledger,
-            connections: AtomicUsize::new(0),
+            open: answered.iter().map(|_| AtomicUsize::new(0)).collect(),
             held: Arc::default(),
             side: Side::default(),
             deadlines: Deadlines::default(),
@@ -150,6 +154,11 @@ impl Front {
     /// The queue, also after a panic elsewhere: each change of it is complete before anything can panic.
     pub fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Open connections.
+    pub fn connections(&self) -> usize {
+        self.open.iter().map(|open| open.load(Ordering::Acquire)).sum()
     }
 
     /// Refuse every call from now on.
@@ -274,7 +283,7 @@ impl Front {
         self.queue().admission.finished(monotonic_ns());
     }
 
-    /// The IO thread came so late to a batch that was answered.
+    /// An IO thread came so late to a batch that was answered.
     pub fn lagged(&self, lag_ns: i64) {
         self.queue().admission.lagged(lag_ns);
     }

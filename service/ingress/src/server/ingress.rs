@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::os::fd::RawFd;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, RwLockWriteGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -30,9 +29,9 @@ use crate::rows::Rows;
 /// The `deadline_ns` of a row whose caller has gone.
 const CANCELLED_NS: i64 = -1;
 
-type Starting = (Listener, Option<tokio_rustls::TlsAcceptor>, mpsc::UnboundedReceiver<Answered>);
+type Starting = (Listener, Option<tokio_rustls::TlsAcceptor>, Vec<mpsc::UnboundedReceiver<Answered>>);
 
-/// A front end: listens, accepts, decodes, admits, batches and answers on a thread of its own.
+/// A front end: listens, accepts, decodes, admits, batches and answers on threads of its own.
 #[pyclass(frozen)]
 pub struct Ingress {
     front: Arc<Front>,
@@ -40,7 +39,7 @@ pub struct Ingress {
     port: u16,
     stop: watch::Sender<Stop>,
     starting: Mutex<Option<Starting>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// A closed batch that Python has taken, with the replies it owes.
@@ -82,19 +81,20 @@ impl Ingress {
         let tls = settings.tls.as_ref().map(listener::acceptor).transpose().map_err(PyValueError::new_err)?;
         let listener = Listener::bind(&settings.address)?;
         let port = listener.port()?;
-        let (answered, answers) = mpsc::unbounded_channel();
+        let (answered, answers) = (0..settings.threads.max(1)).map(|_| mpsc::unbounded_channel()).unzip();
         let ledger = Ledger::new(recorded, settings.budget_ns)?;
         let front = Arc::new(Front::new(settings, refusals, ledger, answered)?);
         let (stop, _) = watch::channel(Stop::Running);
-        Ok(Self { front, port, stop, starting: Mutex::new(Some((listener, tls, answers))), thread: Mutex::new(None) })
+        let starting = Mutex::new(Some((listener, tls, answers)));
+        Ok(Self { front, port, stop, starting, threads: Mutex::default() })
     }
 
     /// Start to accept.
     fn start(&self) -> PyResult<()> {
         let starting = self.starting.lock().unwrap_or_else(PoisonError::into_inner).take();
         let (listener, tls, answers) = starting.ok_or_else(|| PyRuntimeError::new_err("already started"))?;
-        let thread = thread::start(self.front.clone(), listener, tls, answers, self.stop.subscribe())?;
-        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        let threads = thread::start(self.front.clone(), listener, tls, answers, self.stop.subscribe())?;
+        *self.threads.lock().unwrap_or_else(PoisonError::into_inner) = threads;
         Ok(())
     }
 
@@ -194,7 +194,7 @@ impl Ingress {
     /// Open connections.
     #[getter]
     fn connections(&self) -> usize {
-        self.front.connections.load(Ordering::Acquire)
+        self.front.connections()
     }
 
     /// Refuse every call from now on.
@@ -222,15 +222,14 @@ impl Ingress {
         self.front.calls.named().collect()
     }
 
-    /// Stop: no new connections, and the open ones get `patience_seconds` for their calls. Waits for the thread.
+    /// Stop: no new connections, and the open ones get `patience_seconds` for their calls. Waits for the threads.
     fn stop(&self, py: Python<'_>, patience_seconds: f64) -> PyResult<()> {
         let patience =
             Duration::try_from_secs_f64(patience_seconds).map_err(|error| PyValueError::new_err(error.to_string()))?;
         self.stop.send_replace(Stop::Within(patience));
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        py.detach(|| thread.is_none_or(|thread| thread.join().is_ok()))
+        py.detach(|| self.join())
             .then_some(())
-            .ok_or_else(|| PyRuntimeError::new_err("the front end's thread had panicked"))
+            .ok_or_else(|| PyRuntimeError::new_err("a thread of the front end had panicked"))
     }
 
     /// What happened on the side calls: (call, "open" | "message" | "half_close" | "gone", path or message).
@@ -259,8 +258,17 @@ impl Ingress {
 impl Ingress {
     fn finish(&self, answered: Answered) -> PyResult<()> {
         self.front.finished();
-        let sent = self.front.answered.send(answered);
-        sent.map_err(|_| PyRuntimeError::new_err("the front end's thread has ended"))
+        let threads = &self.front.answered;
+        let parts = if threads.len() == 1 { vec![answered] } else { answered.by_thread(threads.len()) };
+        let parts = threads.iter().zip(parts).filter(|(_, part)| !part.entries.is_empty());
+        let ended = parts.filter_map(|(thread, part)| thread.send(part).err()).count();
+        if ended == 0 { Ok(()) } else { Err(PyRuntimeError::new_err("the front end's thread has ended")) }
+    }
+
+    /// Wait for the threads. False: one had panicked.
+    fn join(&self) -> bool {
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        threads.into_iter().map(JoinHandle::join).filter(Result::is_err).count() == 0
     }
 
     /// Ask Python for the tails that these rows need and that were not seen before.
@@ -284,9 +292,7 @@ impl Ingress {
 impl Drop for Ingress {
     fn drop(&mut self) {
         self.stop.send_replace(Stop::Within(Duration::ZERO));
-        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            drop(thread.join()); // it takes no interpreter lock, so that waiting with ours is safe
-        }
+        self.join(); // they take no interpreter lock, so that waiting with ours is safe
     }
 }
 

@@ -1,10 +1,10 @@
-//! The listening socket, TLS, and the thread that everything of the front end runs on.
+//! The listening socket, TLS, and which thread an accepted connection goes to.
 
 use std::io;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
@@ -12,7 +12,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use socket2::SockRef;
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
@@ -22,6 +23,7 @@ use super::front::Front;
 use super::guard::guarded_task;
 use super::settings::Tls;
 use super::socket::Transport;
+use super::thread::Stop;
 
 /// Some 300 calls. What waits in the kernel waits unseen: of megabytes, seconds of calls whose callers have given up.
 const RECEIVE_BUFFER_BYTES: usize = 64 << 10;
@@ -93,8 +95,14 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     }
 }
 
-/// Accept connections until `drain` turns true; each is a task.
-pub async fn accept(front: Arc<Front>, listener: Listener, tls: Option<TlsAcceptor>, mut drain: watch::Receiver<bool>) {
+/// Accept connections until `drain` changes; each is a task of the one of `threads` that has the fewest.
+pub async fn accept(
+    front: Arc<Front>,
+    listener: Listener,
+    tls: Option<TlsAcceptor>,
+    threads: Vec<Handle>,
+    mut drain: watch::Receiver<Stop>,
+) {
     let sockets = match Sockets::new(listener) {
         Ok(sockets) => sockets,
         Err(_) => return, // the runtime is going down
@@ -107,21 +115,22 @@ pub async fn accept(front: Arc<Front>, listener: Listener, tls: Option<TlsAccept
             accepted = sockets.accept() => accepted,
             _ = &mut drained => return,
         };
-        let transport = match accepted {
-            Ok(transport) => transport,
+        let stream = match accepted {
+            Ok(stream) => stream,
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(_) => {
                 tokio::time::sleep(Duration::from_millis(20)).await; // out of descriptors: some will come back
                 continue;
             }
         };
-        if front.connections.load(Ordering::Relaxed) >= front.settings.connections_max {
+        if front.connections() >= front.settings.connections_max {
             front.counts.count(Counted::ConnectionRefused);
             continue;
         }
         front.counts.count(Counted::Connection);
         let open = Open::new(front.clone());
-        tokio::spawn(guarded_task(front.clone(), one(open, transport, tls.clone(), draining.clone())));
+        let thread = &threads[open.thread()];
+        thread.spawn(guarded_task(front.clone(), one(open, stream, tls.clone(), draining.clone())));
     }
 }
 
@@ -137,26 +146,43 @@ fn allow_descriptors(connections_max: usize) {
 }
 
 /// Counts an open connection, until its task ends, however it ends.
-pub struct Open(Arc<Front>);
+pub struct Open {
+    front: Arc<Front>,
+    thread: usize,
+}
 
 impl Open {
+    /// On the thread that has the fewest. Only the acceptor opens any.
     fn new(front: Arc<Front>) -> Self {
-        front.connections.fetch_add(1, Ordering::AcqRel);
-        Self(front)
+        let thread = fewest(&front.open);
+        front.open[thread].fetch_add(1, Ordering::AcqRel);
+        Self { front, thread }
     }
 
     pub fn front(&self) -> &Arc<Front> {
-        &self.0
+        &self.front
+    }
+
+    /// By number.
+    pub fn thread(&self) -> usize {
+        self.thread
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::AcqRel);
+        self.front.open[self.thread].fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-async fn one(open: Open, transport: Transport, tls: Option<TlsAcceptor>, mut drain: watch::Receiver<bool>) {
+/// The first of the smallest.
+fn fewest(open: &[AtomicUsize]) -> usize {
+    let fewest = open.iter().enumerate().min_by_key(|(_, open)| open.load(Ordering::Relaxed));
+    fewest.map_or(0, |(thread, _)| thread)
+}
+
+async fn one(open: Open, stream: Stream, tls: Option<TlsAcceptor>, mut drain: watch::Receiver<Stop>) {
+    let Ok(transport) = stream.here() else { return };
     let transport = match (transport, tls) {
         (Transport::Tcp(stream), Some(acceptor)) => tokio::select! {
             secured = secured(open.front(), stream, &acceptor) => match secured {
@@ -184,6 +210,22 @@ async fn secured(front: &Front, stream: TcpStream, acceptor: &TlsAcceptor) -> Op
     None
 }
 
+/// An accepted connection on its way to its thread.
+enum Stream {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl Stream {
+    /// To be read and written on the calling thread.
+    fn here(self) -> io::Result<Transport> {
+        Ok(match self {
+            Self::Tcp(stream) => Transport::Tcp(TcpStream::from_std(stream)?),
+            Self::Unix(stream) => Transport::Unix(UnixStream::from_std(stream)?),
+        })
+    }
+}
+
 enum Sockets {
     Tcp(TcpListener),
     Unix(UnixListener),
@@ -197,16 +239,28 @@ impl Sockets {
         })
     }
 
-    async fn accept(&self) -> io::Result<Transport> {
+    async fn accept(&self) -> io::Result<Stream> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
                 // Both fail where the peer has gone already, which reading will tell.
                 let _ = stream.set_nodelay(true);
                 let _ = SockRef::from(&stream).set_recv_buffer_size(RECEIVE_BUFFER_BYTES);
-                Ok(Transport::Tcp(stream))
+                Ok(Stream::Tcp(stream.into_std()?))
             }
-            Self::Unix(listener) => Ok(Transport::Unix(listener.accept().await?.0)),
+            Self::Unix(listener) => Ok(Stream::Unix(listener.accept().await?.0.into_std()?)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_goes_where_the_fewest_are() {
+        for (open, thread) in [(vec![0], 0), (vec![2, 1, 1], 1), (vec![1, 1], 0), (vec![3, 4, 2], 2)] {
+            assert_eq!(fewest(&open.into_iter().map(AtomicUsize::new).collect::<Vec<_>>()), thread);
         }
     }
 }

@@ -108,6 +108,7 @@ fn admit_rows(
         deadline_ns,
         caller: origin.caller,
         parent: origin.parent.clone(),
+        thread: origin.thread,
         reply: Reply::Row(results.open()),
     });
     let refused = front.admit(entries.collect::<Vec<_>>());

@@ -12,6 +12,8 @@ use super::refusal::Refusal;
 pub struct Settings {
     /// `HOST:PORT`, or `unix:PATH`.
     pub address: String,
+    /// Of IO, at least one.
+    pub threads: usize,
     pub gate_ns: i64,
     pub batch_rows_max: usize,
     pub queue_rows_max: usize,

@@ -1,11 +1,11 @@
-//! The IO thread: one tokio runtime, on which everything of the front end happens.
+//! The IO threads: each has a tokio runtime, and connections of its own, on which everything of theirs happens.
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 use tokio_rustls::TlsAcceptor;
@@ -16,7 +16,7 @@ use super::front::Front;
 use super::gate;
 use super::listener::{self, Listener};
 
-/// How far the thread is to go down.
+/// How far the threads are to go down.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Stop {
     Running,
@@ -24,39 +24,47 @@ pub enum Stop {
     Within(Duration),
 }
 
-/// Start the thread. It ends after `stop` has changed.
+/// Start a thread for each of `answered`, which gives it the answers for its connections. They end after `stop` has
+/// changed.
 pub fn start(
     front: Arc<Front>,
     listener: Listener,
     tls: Option<TlsAcceptor>,
+    answered: Vec<mpsc::UnboundedReceiver<Answered>>,
+    stop: watch::Receiver<Stop>,
+) -> io::Result<Vec<JoinHandle<()>>> {
+    let runtimes = answered.iter().map(|_| runtime()).collect::<io::Result<Vec<_>>>()?;
+    if let Some(first) = runtimes.first() {
+        let threads = runtimes.iter().map(|runtime| runtime.handle().clone()).collect();
+        first.spawn(listener::accept(front.clone(), listener, tls, threads, stop.clone()));
+        first.spawn(gate::run(front.clone()));
+        first.spawn(deadlines::run(front.clone()));
+    }
+    let served = runtimes.into_iter().zip(answered);
+    served.map(|(runtime, answered)| serve(front.clone(), runtime, answered, stop.clone())).collect()
+}
+
+fn runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread().enable_io().enable_time().build()
+}
+
+fn serve(
+    front: Arc<Front>,
+    runtime: Runtime,
     answered: mpsc::UnboundedReceiver<Answered>,
     stop: watch::Receiver<Stop>,
 ) -> io::Result<JoinHandle<()>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-    std::thread::Builder::new()
-        .name("ingress".to_owned())
-        .spawn(move || runtime.block_on(run(front, listener, tls, answered, stop)))
+    runtime.spawn(dispatch::run(front.clone(), answered));
+    std::thread::Builder::new().name("ingress".to_owned()).spawn(move || runtime.block_on(until_stopped(front, stop)))
 }
 
-async fn run(
-    front: Arc<Front>,
-    listener: Listener,
-    tls: Option<TlsAcceptor>,
-    answered: mpsc::UnboundedReceiver<Answered>,
-    mut stop: watch::Receiver<Stop>,
-) {
-    let (drain, draining) = watch::channel(false);
-    tokio::spawn(dispatch::run(front.clone(), answered));
-    tokio::spawn(gate::run(front.clone()));
-    tokio::spawn(deadlines::run(front.clone()));
-    tokio::spawn(listener::accept(front.clone(), listener, tls, draining));
+async fn until_stopped(front: Arc<Front>, mut stop: watch::Receiver<Stop>) {
     let patience = match stop.wait_for(|stop| *stop != Stop::Running).await.as_deref() {
         Ok(Stop::Within(patience)) => *patience,
         _ => Duration::ZERO, // the front end was dropped
     };
-    drain.send_replace(true);
     let end = Instant::now() + patience;
-    while front.connections.load(Ordering::Acquire) > 0 && Instant::now() < end {
+    while front.connections() > 0 && Instant::now() < end {
         sleep(Duration::from_millis(1)).await;
     }
 }

@@ -96,8 +96,8 @@ fn admit(
     }
     let call = Arc::new(Call::new(respond));
     let watched = (deadline_ns != 0).then(|| Arc::downgrade(&call));
-    let (caller, parent) = (origin.caller, origin.parent.clone());
-    let entry = Entry { transaction, arrival_ns: 0, deadline_ns, caller, parent, reply: Reply::Unary(call) };
+    let (caller, parent, thread) = (origin.caller, origin.parent.clone(), origin.thread);
+    let entry = Entry { transaction, arrival_ns: 0, deadline_ns, caller, parent, thread, reply: Reply::Unary(call) };
     match (front.admit([entry]).pop(), watched) {
         (Some((entry, refusal)), _) => {
             origin.refused(1);
