@@ -19,6 +19,13 @@ pub const ID_BYTES_MAX: usize = 64;
 /// Rows that a ScoreBatch may have; the ones after are counted, not kept.
 pub const SCORE_BATCH_ROWS_MAX: usize = 512;
 
+/// What a whole transaction of the longest ids and the most attributes is near: a larger message is mostly something else.
+const LARGE_BYTES: usize = 4 << 10;
+/// Bytes that are kept of a text of a large message: many more than are ever taken.
+const TEXT_KEPT_BYTES: usize = 1 << 10;
+/// Attributes that are kept of one: more than are ever taken.
+const ATTRIBUTES_KEPT: usize = 65;
+
 const TRANSACTION_TAG: u32 = delimited_tag(1); // of ScoreRequest and of ScoreBatchRequest
 
 /// The texts of a transaction, in the order of the columns: the two required ones, then ``transaction.ENTITIES``.
@@ -129,6 +136,26 @@ impl Transaction {
         Draft::default().finish(&Bytes::new())
     }
 
+    /// The same without its message where that is large: a kilobyte may unpack to a megabyte, and that would wait with the
+    /// row and go to Python. Of a text that is too long, or too many attributes, enough is kept to be refused for it.
+    pub fn slimmed(self) -> Self {
+        if self.message.len() <= LARGE_BYTES {
+            return self;
+        }
+        let mut kept = Vec::new();
+        let mut keep = |span| {
+            let text = beginning(self.str_at(span));
+            kept.extend_from_slice(text.as_bytes());
+            Span::new(kept.len() - text.len(), text.len())
+        };
+        let texts = self.texts.map(&mut keep);
+        let attributes = self.attributes.as_deref().map(|attributes| {
+            let first = attributes.iter().take(ATTRIBUTES_KEPT);
+            first.map(|attribute| Attribute { key: keep(attribute.key), ..*attribute }).collect()
+        });
+        Self { message: kept.into(), texts, attributes, ..self }
+    }
+
     #[inline]
     pub fn text(&self, field: Text) -> &str {
         self.str_at(self.texts[field as usize])
@@ -152,10 +179,16 @@ impl Transaction {
     #[inline]
     fn str_at(&self, span: Span) -> &str {
         let text = span.of(&self.message);
-        // SAFETY: Draft, the only maker, checks that texts and keys are UTF-8 before it keeps their spans; Bytes never
-        // change.
+        // SAFETY: Draft checks that texts and keys are UTF-8 before it keeps their spans, `slimmed` copies whole strs, and
+        // nobody else makes spans; Bytes never change.
         unsafe { str::from_utf8_unchecked(text) }
     }
+}
+
+/// As much of a text as is kept, whole characters.
+fn beginning(text: &str) -> &str {
+    let end = (0..=text.len().min(TEXT_KEPT_BYTES)).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or(0)]
 }
 
 /// Decodes a ScoreRequest; None where it holds no transaction. ValueError: the bytes do not decode.
@@ -201,4 +234,62 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("SCORE_BATCH_ROWS_MAX", SCORE_BATCH_ROWS_MAX)?;
     module.add_function(wrap_pyfunction!(decode_request, module)?)?;
     module.add_function(wrap_pyfunction!(decode_batch, module)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::encoding as wire;
+
+    use super::*;
+
+    /// A transaction of these texts, with attributes of these keys, in a message with so much that nobody knows.
+    fn transaction(texts: &[(u32, &str)], keys: &[String], unknown_bytes: usize) -> Transaction {
+        let (mut body, mut message) = (Vec::new(), Vec::new());
+        for (number, text) in texts {
+            wire::string::encode(*number, &(*text).to_owned(), &mut body);
+        }
+        for key in keys {
+            let mut entry = Vec::new();
+            wire::string::encode(1, key, &mut entry);
+            wire::bytes::encode(11, &entry, &mut body);
+        }
+        wire::bytes::encode(1, &body, &mut message);
+        wire::bytes::encode(15, &vec![7; unknown_bytes], &mut message);
+        Transaction::decode_request(&message.into()).expect("it decodes").expect("it is there")
+    }
+
+    fn keys(count: usize, bytes: usize) -> Vec<String> {
+        (0..count).map(|number| format!("{number:0bytes$}")).collect()
+    }
+
+    #[test]
+    fn what_may_be_taken_is_kept_whole_of_a_large_message() {
+        let text = "é".repeat(ID_BYTES_MAX / 2);
+        let all: Vec<_> = [1, 4, 5, 6, 7, 8, 9, 10].map(|number| (number, text.as_str())).into();
+        let whole = transaction(&all, &keys(ATTRIBUTES_KEPT - 1, ID_BYTES_MAX), 1 << 20);
+        let slim = whole.clone().slimmed();
+        assert!(slim.message.len() < 2 * LARGE_BYTES);
+        assert_eq!((slim.texts(), slim.digest, slim.plain), (whole.texts(), whole.digest, whole.plain));
+        assert!(slim.attributes().eq(whole.attributes()));
+        assert_eq!((slim.attributes().len(), slim.amount_minor), (ATTRIBUTES_KEPT - 1, whole.amount_minor));
+    }
+
+    #[test]
+    fn what_is_too_much_stays_too_much_and_becomes_small() {
+        let long = "é".repeat(1 << 18);
+        let slim = transaction(&[(1, &long), (7, &"x".repeat(TEXT_KEPT_BYTES))], &keys(3_000, 2_000), 0).slimmed();
+        assert!(long.starts_with(slim.id()) && slim.id().len() == TEXT_KEPT_BYTES);
+        assert_eq!(slim.text(Text::CardId).len(), TEXT_KEPT_BYTES);
+        assert_eq!(slim.attributes().len(), ATTRIBUTES_KEPT);
+        assert!(slim.attributes().all(|(key, _)| key.len() == TEXT_KEPT_BYTES));
+        assert!(slim.message.len() <= (TEXTS + ATTRIBUTES_KEPT) * TEXT_KEPT_BYTES);
+        assert_eq!(beginning(&("x".to_owned() + &long)).len(), TEXT_KEPT_BYTES - 1, "no half of a character");
+    }
+
+    #[test]
+    fn a_small_message_is_left_alone() {
+        let whole = transaction(&[(1, &"x".repeat(LARGE_BYTES / 2))], &keys(ATTRIBUTES_KEPT + 5, 8), 0);
+        let message = whole.message.clone();
+        assert_eq!(whole.slimmed().message.as_ptr(), message.as_ptr());
+    }
 }

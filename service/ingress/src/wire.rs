@@ -63,6 +63,11 @@ pub struct Span {
 }
 
 impl Span {
+    /// Of a message of at most 4 GiB.
+    pub(crate) fn new(start: usize, len: usize) -> Self {
+        Self { start: start as u32, len: len as u32 }
+    }
+
     /// Bytes of the value.
     pub fn len(self) -> usize {
         self.len as usize

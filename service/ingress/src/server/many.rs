@@ -34,6 +34,7 @@ pub async fn score_batch(
     let Ok(batch) = Transaction::decode_batch(&body) else {
         return refuse(&front, &mut respond, Counted::Undecodable, &front.refusals.undecodable, &origin);
     };
+    drop(body); // it need not wait for the answers
     if !(1..=front.settings.score_batch_rows_max).contains(&batch.rows) {
         return refuse(&front, &mut respond, Counted::Invalid, &front.refusals.rows, &origin);
     }
@@ -44,7 +45,8 @@ pub async fn score_batch(
         return front.calls.end(origin.method, reply::refuse(&mut respond, &front.refusals.draining));
     }
     let results = Results::new(true);
-    admit_rows(&front, &results, batch.transactions, deadline_ns, &origin);
+    let rows = batch.transactions.into_iter().map(Transaction::slimmed);
+    admit_rows(&front, &results, rows, deadline_ns, &origin);
     let ended = tokio::select! {
         biased;
         ended = all_results(&results, &mut respond) => ended,
@@ -98,7 +100,7 @@ async fn all_results(results: &Results, respond: &mut SendResponse<Bytes>) -> Re
 fn admit_rows(
     front: &Front,
     results: &Arc<Results>,
-    transactions: Vec<Transaction>,
+    transactions: impl IntoIterator<Item = Transaction>,
     deadline_ns: i64,
     origin: &Origin,
 ) {
@@ -206,7 +208,10 @@ fn read(
         return Ok(Read::Ended(Some(front.refusals.draining.clone())));
     }
     match Transaction::decode_request(&body) {
-        Ok(transaction) => admit_rows(front, results, vec![transaction.unwrap_or_else(Transaction::empty)], 0, origin),
+        Ok(transaction) => {
+            let row = transaction.map_or_else(Transaction::empty, Transaction::slimmed);
+            admit_rows(front, results, [row], 0, origin);
+        }
         Err(_) => return broken(Broken::Cut),
     }
     Ok(Read::Admitted)

@@ -76,7 +76,7 @@ fn finish(
         return refuse(front, respond, counted, refusal, origin);
     }
     match Transaction::decode_request(&message) {
-        Ok(Some(transaction)) => admit(front, transaction, respond, deadline_ns, origin),
+        Ok(Some(transaction)) => admit(front, transaction.slimmed(), respond, deadline_ns, origin),
         Ok(None) => refuse(front, respond, Counted::Invalid, &front.refusals.missing, origin),
         Err(_) => refuse(front, respond, Counted::Undecodable, &front.refusals.undecodable, origin),
     }
