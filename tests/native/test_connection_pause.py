@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from time import monotonic
 
+import h2.events
 import pytest
 import pytest_asyncio
 
+from tests.integration.server import request
 from tests.native.http2_peer import SCORE, SCORE_BATCH, SCORE_STREAM, Numbers, Peer, head, message
 from tests.native.http2_server import NativeRunning, serve_native
 
@@ -67,4 +69,21 @@ async def test_few_refusals_pause_nobody(server: NativeRunning) -> None:
     peer = await Peer.greet(server.data_port)
     await flood(peer, PER_SECOND // 10, SCORE)
     assert (await server.totals())[PAUSED] == before
+    await peer.close()
+
+
+async def test_rows_refused_on_one_stream_pause_its_connection(server: NativeRunning) -> None:
+    """They are no new calls, and are charged all the same."""
+    before = (await server.totals())[PAUSED]
+    peer = await Peer.greet(server.data_port)
+    stream = await peer.start(head(SCORE_STREAM), end=False)
+    await peer.wait_for(h2.events.ResponseReceived, stream)
+    batch_ns = server.service.door.batch_ns
+    server.service.door.batch_ns = 1 << 60  # no row can be answered in time
+    rows = b"".join(message(request(Numbers.name()).SerializeToString()) for _ in range(PER_SECOND // 2))
+    await peer.send(stream, rows)
+    ended = await peer.end_of(stream)
+    assert (ended.code, ended.data.count(b"retry with")) == (0, PER_SECOND // 2)
+    assert (await server.totals())[PAUSED] > before
+    server.service.door.batch_ns = batch_ns
     await peer.close()

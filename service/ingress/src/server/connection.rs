@@ -3,10 +3,12 @@
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
+use futures_util::future::poll_fn;
 use h2::RecvStream;
 use h2::server::{Connection, SendResponse};
 use http::{Method, Request};
@@ -160,12 +162,7 @@ async fn converse(
                     let ended = take_turn(front, &mut connection, call, &mut peer);
                     flow.answering.store(false, Ordering::Relaxed);
                     front.calls.start(&mut peer.begun);
-                    if let Some(pause) = peer.too_much_refused(front, &mut pause, before) {
-                        front.counts.count(Counted::ConnectionPaused);
-                        paused = true;
-                        flow.paused.store(true, Ordering::Relaxed);
-                        resumed.as_mut().reset(Instant::now() + pause);
-                    }
+                    peer.record_refused(front, before);
                     match ended {
                         Some(Some(Err(error))) => return count_broken(front, &error),
                         Some(_) => return,
@@ -176,6 +173,7 @@ async fn converse(
                 Some(Err(error)) => return count_broken(front, &error), // GOAWAY is sent; to ask again would spin
                 None => return,
             },
+            () = poll_fn(|_| if peer.is_refused() { Poll::Ready(()) } else { Poll::Pending }), if !paused => (),
             () = &mut resumed, if paused => {
                 paused = false;
                 flow.paused.store(false, Ordering::Relaxed);
@@ -192,6 +190,12 @@ async fn converse(
                 }
                 checks.as_mut().reset(Instant::now() + check_every(&front.settings));
             }
+        }
+        if let Some(pause) = peer.too_much_refused(&mut pause) {
+            front.counts.count(Counted::ConnectionPaused);
+            paused = true;
+            flow.paused.store(true, Ordering::Relaxed);
+            resumed.as_mut().reset(Instant::now() + pause);
         }
     }
 }
@@ -225,14 +229,26 @@ impl Peer {
         self.begun[method as usize] += 1;
     }
 
-    /// For how long not to read, where too much was refused. `before`: what was when the calls of this turn came.
-    fn too_much_refused(&self, front: &Front, pause: &mut Pause, before: u64) -> Option<Duration> {
+    /// Whether something was refused that is not charged yet. Rows of a call that goes on are refused without a new call.
+    fn is_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed) > 0
+    }
+
+    /// Record what was refused in this turn. `before`: what was when its calls came.
+    fn record_refused(&self, front: &Front, before: u64) {
+        let refused = self.refused.load(Ordering::Relaxed) - before;
+        if refused > 0 {
+            front.ledger.refused(monotonic_ns() - self.arrived_ns, refused);
+        }
+    }
+
+    /// For how long not to read, where too much was refused.
+    fn too_much_refused(&self, pause: &mut Pause) -> Option<Duration> {
         let refused = self.refused.swap(0, Ordering::Relaxed);
         if refused == 0 {
             return None;
         }
         let now_ns = monotonic_ns();
-        front.ledger.refused(now_ns - self.arrived_ns, refused - before);
         pause.charge(refused, now_ns).map(|until_ns| Duration::from_nanos((until_ns - now_ns) as u64))
     }
 }
