@@ -1,7 +1,8 @@
 //! The listening socket, TLS, and which thread an accepted connection goes to.
 
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -38,9 +39,9 @@ impl Listener {
     /// Listen on `HOST:PORT` or `unix:PATH`. A path left by a dead server is taken over, one of a live server refused.
     pub fn bind(address: &str) -> io::Result<Self> {
         if let Some(path) = address.strip_prefix("unix:") {
-            let path = PathBuf::from(path);
-            if path.exists() && std::os::unix::net::UnixStream::connect(&path).is_err() {
-                std::fs::remove_file(&path)?;
+            let path = Path::new(path);
+            if is_dead_socket(path) {
+                std::fs::remove_file(path)?;
             }
             let listener = std::os::unix::net::UnixListener::bind(path)?;
             listener.set_nonblocking(true)?;
@@ -58,6 +59,13 @@ impl Listener {
             Self::Unix(_) => Ok(0),
         }
     }
+}
+
+/// Whether a server that has ended left its socket here. No other file is taken for one.
+fn is_dead_socket(path: &Path) -> bool {
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+    is_socket && std::os::unix::net::UnixStream::connect(path).is_err_and(refused)
 }
 
 /// The acceptor of `tls`, with ALPN h2 alone.
@@ -262,5 +270,27 @@ mod tests {
         for (open, thread) in [(vec![0], 0), (vec![2, 1, 1], 1), (vec![1, 1], 0), (vec![3, 4, 2], 2)] {
             assert_eq!(fewest(&open.into_iter().map(AtomicUsize::new).collect::<Vec<_>>()), thread);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_socket_of_a_dead_server_is_taken_over() {
+        let directory = std::env::temp_dir().join(format!("fraudgate-listener-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).expect("a directory");
+        let (file, socket) = (directory.join("file"), directory.join("socket"));
+        let bind =
+            |path: &Path| Listener::bind(&format!("unix:{}", path.display())).map(drop).map_err(|error| error.kind());
+        std::fs::write(&file, b"what somebody keeps").expect("it is written");
+        assert_eq!(bind(&file), Err(io::ErrorKind::AddrInUse));
+        assert_eq!(std::fs::read(&file).expect("it is there"), b"what somebody keeps");
+        let alive = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
+        assert_eq!(bind(&socket), Err(io::ErrorKind::AddrInUse));
+        drop(alive);
+        assert_eq!(bind(&socket), Ok(()));
+        std::fs::remove_dir_all(&directory).expect("it goes");
     }
 }
