@@ -152,10 +152,11 @@ impl Ingress {
         let rows = AnswerRow::read_all(answers)
             .ok_or_else(|| PyValueError::new_err("the answers are not rows of ANSWER_DTYPE"))?;
         self.learn_tails(&rows, tail)?;
-        let entries = batch.entries()?;
-        if rows.len() != entries.len() {
-            return Err(PyValueError::new_err(format!("{} answers for {} rows", rows.len(), entries.len())));
+        let owed = batch.prefixes.len();
+        if rows.len() != owed {
+            return Err(PyValueError::new_err(format!("{} answers for {owed} rows", rows.len()))); // and `fail` may follow
         }
+        let entries = batch.entries()?;
         self.finish(Answered { entries, rows, refusals, handed_ns: monotonic_ns() })
     }
 
