@@ -4,12 +4,15 @@ use bytes::Bytes;
 
 use crate::digest::Payload;
 use crate::transaction::{
-    Attribute, EVENT_TIME_MISSING_NS, EVENT_TIME_OUTSIDE_NS, ID_BYTES_MAX, TEXTS, Text, Transaction,
+    ATTRIBUTES_KEPT, Attribute, EVENT_TIME_MISSING_NS, EVENT_TIME_OUTSIDE_NS, ID_BYTES_MAX, TEXTS, Text, Transaction,
 };
 use crate::wire::{Reader, Span, Undecodable, delimited_tag, fixed64_tag, varint_tag};
 
 const SECOND_NS: i64 = 1_000_000_000;
 const SECONDS_MAX: i64 = EVENT_TIME_OUTSIDE_NS / SECOND_NS;
+
+/// So many entries of attributes are kept as they come, then each key once.
+const ENTRIES_AT_ONCE: usize = 4_096;
 
 const EVENT_TIME: u32 = delimited_tag(2);
 const AMOUNT_MINOR: u32 = varint_tag(3);
@@ -48,6 +51,8 @@ pub struct Draft {
     event_time: Option<Timestamp>,
     amount_minor: i64,
     attributes: Vec<Attribute>,
+    /// There are more attributes than are ever taken: further ones are read, and not kept.
+    crowded: bool,
 }
 
 impl Draft {
@@ -68,12 +73,24 @@ impl Draft {
                 AMOUNT_MINOR => self.amount_minor = reader.varint()? as i64,
                 ATTRIBUTES => {
                     let span = reader.delimited()?;
-                    self.attributes.extend(read_entry(reader.open(span)?)?);
+                    let entry = read_entry(reader.open(span)?)?;
+                    if !self.crowded {
+                        self.attributes.extend(entry);
+                        self.sift(reader.message());
+                    }
                 }
                 _ => reader.skip(tag)?,
             }
         }
         Ok(())
+    }
+
+    /// Bound what a message of half a million entries costs: it is enough to know that a row has too many attributes.
+    fn sift(&mut self, message: &[u8]) {
+        if self.attributes.len() >= ENTRIES_AT_ONCE {
+            keep_last_of_each_key(&mut self.attributes, message);
+            self.crowded = self.attributes.len() >= ATTRIBUTES_KEPT;
+        }
     }
 
     /// The transaction, of the message that the fields were read from.
@@ -299,6 +316,32 @@ mod tests {
         assert_eq!(decoded(b"").event_time_ns, EVENT_TIME_MISSING_NS);
         assert_eq!(decoded(b"\x12\x00").event_time_ns, 0);
         assert_eq!(decoded(b"\x12\x02\x08\x01\x12\x02\x10\x02").event_time_ns, SECOND_NS + 2); // merged
+    }
+
+    #[test]
+    fn a_flood_of_attributes_is_cut_where_it_is_too_many_anyway() {
+        let many = |keys: usize, count: usize| {
+            let all: Vec<_> = (0..count).map(|i| (format!("{:04}", i % keys), i as f64)).collect();
+            decoded(&body_of(&[], &all))
+        };
+        for keys in [1, ATTRIBUTES_KEPT - 1] {
+            let whole = many(keys, 3 * ENTRIES_AT_ONCE);
+            let last = whole.attributes().last().expect("there are some");
+            assert_eq!(
+                (whole.attributes().len(), last.1),
+                (keys, (last_of(keys - 1, keys, 3 * ENTRIES_AT_ONCE)) as f64)
+            );
+        }
+        assert_eq!(many(ATTRIBUTES_KEPT, 3 * ENTRIES_AT_ONCE).attributes().len(), ATTRIBUTES_KEPT);
+        assert_eq!(many(9_999, 9_999).attributes().len(), ENTRIES_AT_ONCE);
+        let bad =
+            [body_of(&[], &vec![("k".to_owned(), 1.0); ENTRIES_AT_ONCE + 1]), b"\x5a\x03\x0a\x01\xff".into()].concat();
+        assert!(Transaction::decode_request(&request(&bad)).is_err(), "what is not kept is read all the same");
+    }
+
+    /// The last of `count` numbers whose remainder by `keys` is this.
+    fn last_of(remainder: usize, keys: usize, count: usize) -> usize {
+        (0..count).rev().find(|number| number % keys == remainder).unwrap_or(0)
     }
 
     #[test]

@@ -24,7 +24,7 @@ const LARGE_BYTES: usize = 4 << 10;
 /// Bytes that are kept of a text of a large message: many more than are ever taken.
 const TEXT_KEPT_BYTES: usize = 1 << 10;
 /// Attributes that are kept of one: more than are ever taken.
-const ATTRIBUTES_KEPT: usize = 65;
+pub(crate) const ATTRIBUTES_KEPT: usize = 65;
 
 const TRANSACTION_TAG: u32 = delimited_tag(1); // of ScoreRequest and of ScoreBatchRequest
 

@@ -145,6 +145,12 @@ impl<'a> Reader<'a> {
         Ok(Span { start: start as u32, len }) // a message is at most u32::MAX bytes, see new()
     }
 
+    /// The message, up to where this part ends.
+    #[inline]
+    pub fn message(&self) -> &'a [u8] {
+        self.bytes
+    }
+
     /// The bytes of a span of this message.
     #[inline]
     pub fn value(&self, span: Span) -> &'a [u8] {
