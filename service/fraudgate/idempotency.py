@@ -9,6 +9,7 @@ Entries live in a ring of fixed-width rows, in claim order, see ``claims``. Memo
 
 from collections.abc import Sequence
 from hashlib import blake2b
+from itertools import repeat
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +45,10 @@ def payload_digests(columns: Columns, rows: Sequence[int]) -> list[bytes]:
         map(str, columns.event_time_ns.tolist()),
         map(str, columns.amount_minor.tolist()),
         columns.currency,
-        *([text or "" for text in column] for column in columns.ids.values()),
+        *(
+            [text or "" for text in column] if any(column) else repeat("", columns.rows)
+            for column in columns.ids.values()
+        ),
     ]
     payloads = list(map("\x1f".join, zip(*fields, strict=True)))
     if columns.attributes is not None:

@@ -8,12 +8,11 @@ is made and kept, whatever fails. Batches are taken up and answered in order; at
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import numpy as np
-import pyarrow as pa
 
 from fraudgate.claims import Claims
 from fraudgate.clock import Clock
@@ -40,9 +39,11 @@ from fraudgate.transaction import (
     Float32,
     Float64,
     Mark,
+    Request,
     Status,
     decided_rows,
     open_batch,
+    record,
 )
 from fraudgate.validation import Validator
 
@@ -55,18 +56,10 @@ Refused = dict[int, tuple[Status, int]]
 """The rows that end with a status other than OK: that status, and the problem's number or 0."""
 
 
-Request: TypeAlias = "pa.RecordBatch | Callable[[], pa.RecordBatch]"
-"""A request batch, or what imports it from the memory of a front end when somebody wants it: the log, as a rule."""
-
-
-def record(batch: Request) -> pa.RecordBatch:
-    return batch() if callable(batch) else batch
-
-
 class Log(Protocol):
     """Where batches are kept for replay."""
 
-    def append(self, batch: pa.RecordBatch, features: Float64, answers: Answers, closed_ns: int, idle_ns: int) -> bool:
+    def append(self, batch: Request, features: Float64, answers: Answers, closed_ns: int, idle_ns: int) -> bool:
         """Take one answered batch; False when it had to be dropped (counted by the log)."""
         ...
 
@@ -357,7 +350,7 @@ class Pipeline:
             features = np.full((len(answers), len(self.store.schema.names)), np.nan)
             if gathered is not None:
                 features[claims.fresh] = gathered.values
-        if not self._log.append(record(batch), features, answers, closed_ns, idle_ns):
+        if not self._log.append(batch, features, answers, closed_ns, idle_ns):
             self._counters.count("fraudgate_batch_log_dropped_total")
 
 

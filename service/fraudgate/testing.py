@@ -20,7 +20,7 @@ from fraudgate.errors import UnknownTransaction
 from fraudgate.features.schema import FeatureSchema
 from fraudgate.features.store import EntityView, Gathered, Outcome
 from fraudgate.limits import BATCH_ROWS_MAX, SECOND_NS
-from fraudgate.transaction import Answers, Columns, Fallback, Float32, Float64
+from fraudgate.transaction import Answers, Columns, Fallback, Float32, Float64, Request, record
 
 Result = TypeVar("Result")
 
@@ -196,11 +196,11 @@ class FakeLog:
         self.full = False
         self.failure: Exception | None = None
 
-    def append(self, batch: pa.RecordBatch, features: Float64, answers: Answers, closed_ns: int, idle_ns: int) -> bool:
+    def append(self, batch: Request, features: Float64, answers: Answers, closed_ns: int, idle_ns: int) -> bool:
         """Keep one batch, or say that it was dropped."""
         if self.failure is not None:
             failure, self.failure = self.failure, None
             raise failure
         if not self.full:
-            self.kept.append(Kept(batch, features.copy(), answers.copy(), closed_ns, idle_ns))
+            self.kept.append(Kept(record(batch), features.copy(), answers.copy(), closed_ns, idle_ns))
         return not self.full

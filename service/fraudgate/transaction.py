@@ -4,12 +4,12 @@ Front ends make the request batch, the pipeline answers it, the batch log stores
 texts (reasons, model names, decision ids) are tables of an *edition* and are put in at the edge.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
 from struct import Struct
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,9 @@ UInt8 = npt.NDArray[np.uint8]
 Bool = npt.NDArray[np.bool_]
 Answers = npt.NDArray[np.void]
 """A structured array of ``ANSWER_DTYPE``."""
+
+Request: TypeAlias = "pa.RecordBatch | Callable[[], pa.RecordBatch]"
+"""A request batch, or what makes it when somebody wants it: the log, as a rule."""
 
 ENTITIES = ("customer_id", "terminal_id", "card_id", "merchant_id", "device_id", "ip_address")
 """The optional ids of a transaction, in field order; null in a column means the id is absent."""
@@ -213,6 +216,11 @@ class Columns:
     ) -> bool:
         """True: the front end knows that every row is plain, has no attributes and keeps to these sets and bounds."""
         return False
+
+
+def record(batch: Request) -> pa.RecordBatch:
+    """The request batch itself."""
+    return batch() if callable(batch) else batch
 
 
 def open_batch(batch: pa.RecordBatch) -> Columns:

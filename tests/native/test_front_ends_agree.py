@@ -358,4 +358,5 @@ async def test_front_ends_agree(tmp_path: Path, sections: dict[str, dict[str, An
 
 @pytest.mark.slow
 async def test_front_ends_agree_for_long(tmp_path: Path, sections: dict[str, dict[str, Any]]) -> None:
+    """60,000 operations on each side: three to four minutes on two cores, most of them in gRPC's clients."""
     await agree(tmp_path, sections, authors(range(1_000, 2_000), length=60))

@@ -45,7 +45,8 @@ def reply_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     def twice(entry: Any, result: Any) -> None:
         if not entry.future.done():
             entry.future.set_result(result)
-            entry.future.tell(entry.future.number, result)
+            callers = entry.future.callers
+            callers.ends.append((entry.future.number, callers.clock.now_ns, result))
 
     monkeypatch.setattr(door, "_resolve", twice)
 

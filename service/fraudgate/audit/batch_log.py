@@ -29,7 +29,7 @@ from fraudgate.clock import monotonic_ns
 from fraudgate.errors import ConfigError
 from fraudgate.latency.timeline import Timeline
 from fraudgate.limits import MILLISECOND_NS
-from fraudgate.transaction import ANSWER_DTYPE, REQUEST_SCHEMA, Answers, Float64, answer_batch
+from fraudgate.transaction import ANSWER_DTYPE, REQUEST_SCHEMA, Answers, Float64, Request, answer_batch, record
 
 ROTATE_BYTES = 64 << 20
 QUEUE_BATCHES_MAX = 256
@@ -96,15 +96,14 @@ class BatchLog:
         nothing = pa.RecordBatch.from_pylist([], REQUEST_SCHEMA)
         self._join([(0, 0, 0, nothing, np.zeros((0, self._features)), np.zeros(0, ANSWER_DTYPE))])
 
-    def append(
-        self, batch: pa.RecordBatch, features: Float64, answers: Answers, closed_ns: int, idle_ns: int = 0
-    ) -> bool:
+    def append(self, batch: Request, features: Float64, answers: Answers, closed_ns: int, idle_ns: int = 0) -> bool:
         """Log one closed batch; the arrays belong to the log from here on. False: dropped, and counted.
 
-        batch: schema ``REQUEST_SCHEMA``, every entry of the batch in arrival order, at least one.
+        batch: or what makes it; schema ``REQUEST_SCHEMA``, every entry of the batch in arrival order, at least one.
         features: [rows, F], a row of NaN where none were gathered. answers: [rows] of ``ANSWER_DTYPE``.
         closed_ns, idle_ns: of the ``ClosedBatch``.
         """
+        batch = record(batch)
         rows = batch.num_rows
         assert features.shape == (rows, self._features), "features must be [rows, F]"
         assert len(answers) == rows > 0, "one answer per entry, at least one entry"

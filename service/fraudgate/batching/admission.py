@@ -99,7 +99,7 @@ class Admission:
         alone_ns, wait_ns = self._wait_ns(ahead, now_ns)
         verdict = self._late(now_ns, deadline_ns, alone_ns, wait_ns) or self._spent(caller, alone_ns, wait_ns)
         if verdict is None:
-            return self._unfair(caller, active_weight)
+            return None if active_weight == self.bounds.weights[caller] else self._unfair(caller, active_weight)
         if not self._batcher.rows and not self._running:
             # No batch runs that could correct it: a stall long over would shut the door for good.
             self.batch_ns //= 2
@@ -164,9 +164,10 @@ class Admission:
         return Verdict(reason, wait_ns - allowance_ns)
 
     def _unfair(self, caller: int, active_weight: int) -> Verdict | None:
+        """Others are active, too."""
         rows, weight = self._batcher.rows, self.bounds.weights[caller]
         bound = self._rows_in_time(caller)
-        if active_weight == weight or rows * 2 <= bound or self.waiting[caller] * active_weight < weight * bound:
+        if rows * 2 <= bound or self.waiting[caller] * active_weight < weight * bound:
             return None
         rows_over = min(rows - bound // 2, self.waiting[caller] - weight * bound // active_weight)
         return Verdict("fairness", (rows_over // self._batcher.batch_rows_max + 1) * self.batch_ns)
@@ -192,8 +193,10 @@ class _Shares:
 
     def heard(self, caller: int, now_ns: int) -> int:
         """A row of this caller arrived. The weight of all that are active, this one among them."""
-        period = max(now_ns // self._active_ns, self._period)
-        if period > self._period:
+        period = now_ns // self._active_ns
+        if period <= self._period:
+            period = self._period
+        else:
             self._before_weight = self._now_weight if period == self._period + 1 else 0
             self._now_weight, self._period = 0, period
         heard, weight = self._heard[caller], self._weights[caller]

@@ -125,7 +125,8 @@ class Batcher(Generic[Entry]):
 
     def ahead(self, now_ns: int) -> Ahead:
         """What an entry stamped ``now_ns`` would find. Changes nothing."""
-        now_ns = max(now_ns, self._last_ns)
+        if now_ns < self._last_ns:
+            now_ns = self._last_ns
         batches, joined = len(self._closed), len(self._open)
         closed_ns = self._closed[0].closed_ns if batches else 0
         gate_ns = self._gate_at_ns - now_ns if joined else self.gate_ns

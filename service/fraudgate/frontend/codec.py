@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import groupby
 
 import numpy as np
 import pyarrow as pa
@@ -76,6 +75,18 @@ def request_batch(columns: Columns) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=REQUEST_SCHEMA)
 
 
+class Decoded:
+    """The RecordBatch of these columns, made when somebody wants it."""
+
+    __slots__ = ("columns",)
+
+    def __init__(self, columns: Columns) -> None:
+        self.columns = columns
+
+    def __call__(self) -> pa.RecordBatch:
+        return request_batch(self.columns)
+
+
 def _int64(values: Int64, kind: pa.DataType = _TYPES["amount_minor"]) -> pa.Array:
     return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
 
@@ -113,13 +124,15 @@ class Renderer:
         """ScoreResponse bytes of rows with status OK, in order."""
         if len(set(answers["answered_ns"].tolist())) == 1 and True not in answers["replayed"].tolist():
             return self._render_together(answers, transaction_ids)
-        # A stored answer has the stamps of another batch; what shares them and stands together goes together.
-        shared = list(zip(*(answers[name].tolist() for name in _SHARED_FIELDS), strict=True))
-        bodies: list[bytes] = []
-        for _, run in groupby(range(len(answers)), shared.__getitem__):
-            rows = list(run)
-            part = slice(rows[0], rows[-1] + 1)
-            bodies += self._render_together(answers[part], transaction_ids[part])
+        # A stored answer has the stamps of another batch; what shares them goes together.
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for row, shared in enumerate(zip(*(answers[name].tolist() for name in _SHARED_FIELDS), strict=True)):
+            groups.setdefault(shared, []).append(row)
+        bodies = [b""] * len(answers)
+        for rows in groups.values():
+            together = self._render_together(answers[rows], [transaction_ids[row] for row in rows])
+            for row, body in zip(rows, together, strict=True):
+                bodies[row] = body
         return bodies
 
     def _render_together(self, answers: Answers, transaction_ids: Sequence[str]) -> list[bytes]:

@@ -1,6 +1,6 @@
 """The door: admits or refuses a decoded transaction, and carries each admitted one to its reply.
 
-    admit -> batcher -> RecordBatch -> pipeline.score -> reply
+    admit -> batcher -> columns -> pipeline.score -> reply
 
 Every front end in Python, and every RPC of it, goes through here.
 """
@@ -17,7 +17,7 @@ from fraudgate.batching.shell import BatchShell
 from fraudgate.clock import Clock
 from fraudgate.editions import Editions
 from fraudgate.frontend import refusals
-from fraudgate.frontend.codec import Renderer, request_batch, request_columns
+from fraudgate.frontend.codec import Decoded, Renderer, request_columns
 from fraudgate.frontend.refusals import Refusal
 from fraudgate.latency.ledger import Ledger
 from fraudgate.latency.recorder import Counters, Recorder
@@ -147,7 +147,7 @@ class Door:
                 [entry.arrival_ns for entry in entries],
                 [CANCELLED_NS if entry.future.cancelled() else entry.deadline_ns for entry in entries],
             )
-            answers = await self._pipeline.score(request_batch(columns), closed.closed_ns, closed.idle_ns, columns)
+            answers = await self._pipeline.score(Decoded(columns), closed.closed_ns, closed.idle_ns, columns)
             self._reply(entries, answers)
             if self.tracer is not None:
                 self.tracer.record(answers, [entry.parent for entry in entries])
@@ -171,10 +171,10 @@ class Door:
             entries, ids = [entries[row] for row in good], [ids[row] for row in good]
         else:
             rows = answers
-        for entry, body, replayed in zip(
-            entries, self._renderer.render(rows, ids), rows["replayed"].tolist(), strict=True
+        for entry, reply in zip(
+            entries, map(Reply, self._renderer.render(rows, ids), rows["replayed"].tolist()), strict=True
         ):
-            _resolve(entry, Reply(body, replayed))
+            _resolve(entry, reply)
         if entries:
             arrivals_ns = np.array([entry.arrival_ns for entry in entries])
             self._ledger.settle(rows, arrivals_ns, np.array([entry.deadline_ns for entry in entries]), self._clock())

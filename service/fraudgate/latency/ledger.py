@@ -28,17 +28,22 @@ class Ledger:
 
         Replays are no decisions, and are left out.
         """
-        made = ~rows["replayed"]
-        rows, arrival_ns, deadline_ns = rows[made], arrival_ns[made], deadline_ns[made]
-        if not len(rows):
-            return
-        stages_ns = np.diff([*(rows[name] for name in _STAMPS), np.full(len(rows), sent_ns)], axis=0)
+        replayed = rows["replayed"]
+        if np.count_nonzero(replayed):
+            made = ~replayed
+            rows, arrival_ns, deadline_ns = rows[made], arrival_ns[made], deadline_ns[made]
+            if not len(rows):
+                return
+        stages_ns = np.empty((len(_STAMPS), len(rows)), np.int64)
+        for stage_ns, name, end in zip(stages_ns, _STAMPS, _STAMPS[1:], strict=False):
+            np.subtract(rows[end], rows[name], out=stage_ns)
+        np.subtract(sent_ns, rows[_STAMPS[-1]], out=stages_ns[-1])
         whole_ns = sent_ns - arrival_ns
         self._recorder.record("respond", stages_ns[-1])
         self._recorder.record("whole", whole_ns)
         self._record_spent(whole_ns, arrival_ns, deadline_ns)
         # As they are recorded: a stage below 0, of a clock that went back, counts as 0.
-        differs_ns = np.maximum(stages_ns, 0).sum(axis=0) - whole_ns
+        differs_ns = np.add.reduce(np.maximum(stages_ns, 0)) - whole_ns
         mismatches = int(np.count_nonzero(np.abs(differs_ns) > TOLERANCE_NS))
         if mismatches:
             self._counters.count(MISMATCHES, mismatches)

@@ -28,12 +28,13 @@ class Call(asyncio.Future[Answer]):
 
     number = -1
     """Which call it is; -1 until the door has let it in."""
-    tell: Callable[[int, Answer], None]
+    callers: "Callers"
 
     def set_result(self, result: Answer, /) -> None:
         _set_result(self, result)
         if self.number >= 0:
-            self.tell(self.number, result)
+            callers = self.callers
+            callers.ends.append((self.number, callers.clock.now_ns, result))
 
 
 class Callers:
@@ -56,12 +57,13 @@ class Callers:
         self._traffic, self._batcher, self._payloads = traffic, batcher, traffic.payloads()
         # A payload is read as a message is, and the loop makes the door's futures.
         self._admit = cast(Callable[[Payload, int, int], Call], door.admit)
-        self._clock, self._invariants = clock, invariants
+        self.clock, self._invariants = clock, invariants
         self._faults, self._happen, self._admit_ns = faults[::-1], happen, admit_ns
         self._arrival_ns: list[int] = [*traffic.arrival_ns.tolist(), FOREVER_NS]
         self._deadline_ns: list[int] = traffic.deadline_ns.tolist()
         self._plan_leaving()
-        self._ends: list[tuple[int, int, Answer]] = []  # not settled yet: call, instant, how
+        self.ends: list[tuple[int, int, Answer]] = []
+        """Not settled yet: call, instant, how."""
         self._next_call = 0
         self._find_others()
         self.late = 0
@@ -83,7 +85,8 @@ class Callers:
 
     def advance(self, until_ns: int | None, gave_work: Callable[[], bool]) -> bool:
         """See ``Outside``."""
-        clock, now_ns, invariants = self._clock, self._clock.now_ns, self._invariants
+        self._settle_whole()
+        clock, now_ns, invariants = self.clock, self.clock.now_ns, self._invariants
         arrivals, last_ns = self._arrival_ns, FOREVER_NS if until_ns is None else until_ns
         while True:
             if invariants.broken is not None:
@@ -126,13 +129,13 @@ class Callers:
 
     def _call(self, number: int) -> None:
         self._next_call = self._invariants.step = number + 1
-        clock = self._clock
+        clock = self.clock
         clock.now_ns = now_ns = clock.now_ns + self._admit_ns
         call = self._admit(next(self._payloads), now_ns, self._deadline_ns[number])
         if call.done():
-            self._answered(number, call.result())
+            self.ends.append((number, now_ns, call.result()))
         else:
-            call.number, call.tell = number, self._answered
+            call.number, call.callers = number, self
             self._batcher.has_taken(now_ns)
             if self._impatient[number]:
                 self._waiting[number] = call
@@ -143,21 +146,24 @@ class Callers:
         """The caller goes, or the transport ends the call at its deadline, unless it has its answer."""
         if call is not None and not call.done():
             call.cancel()
-            is_deadline = 0 < self._deadline_ns[number] <= self._clock.now_ns
-            self._answered(number, refusals.DEADLINE if is_deadline else refusals.CANCELLED)
-
-    def _answered(self, number: int, answer: Answer) -> None:
-        ends = self._ends
-        ends.append((number, self._clock.now_ns, answer))
-        if len(ends) >= SETTLED_TOGETHER:
-            self.settle()
+            now_ns = self.clock.now_ns
+            is_deadline = 0 < self._deadline_ns[number] <= now_ns
+            self.ends.append((number, now_ns, refusals.DEADLINE if is_deadline else refusals.CANCELLED))
 
     def settle(self) -> None:
-        """What the callers saw of the calls that ended since the last time, and whether it may be so."""
-        if not self._ends:
-            return
-        calls, ended_ns, answers = zip(*self._ends, strict=True)
-        self._ends.clear()
+        """What the callers saw of all calls that ended, and whether it may be so."""
+        self._settle_whole()
+        if self.ends:
+            self._settle(self.ends)
+            self.ends = []
+
+    def _settle_whole(self) -> None:
+        while len(self.ends) >= SETTLED_TOGETHER:
+            together, self.ends = self.ends[:SETTLED_TOGETHER], self.ends[SETTLED_TOGETHER:]
+            self._settle(together)
+
+    def _settle(self, together: list[tuple[int, int, Answer]]) -> None:
+        calls, ended_ns, answers = zip(*together, strict=True)
         bodies = [answer.body if type(answer) is Reply else b"" for answer in answers]
         status = [_OK if type(answer) is Reply else cast(Refusal, answer).status for answer in answers]
         ends = np.array((calls, status, ended_ns), np.int64)

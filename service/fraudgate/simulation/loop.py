@@ -40,6 +40,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
     """
 
     create_future: Callable[[], asyncio.Future[Any]]
+    get_debug = staticmethod(bool)  # False; every future asks
 
     def __init__(self, clock: FakeClock) -> None:
         self.outside: Outside = Silence()
