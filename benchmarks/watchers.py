@@ -23,13 +23,13 @@ POLL_MS = re.compile(rb'"poll_ms":(\d+)')
 
 
 class Watchers:
-    """``count`` of them ask ``path`` of a local port, each a second after its last answer.
+    """``count`` of them ask ``path`` of a local port, each ``every_s`` after its last answer.
 
     Those that obey wait for as long as the answer says, and longer after a refusal, as the dashboard's page does.
     """
 
-    def __init__(self, port: int, path: str, count: int, obey: bool) -> None:
-        self._address, self._obey = ("127.0.0.1", port), obey
+    def __init__(self, port: int, path: str, count: int, obey: bool, every_s: float = 1.0) -> None:
+        self._address, self._obey, self._every_s = ("127.0.0.1", port), obey, every_s
         self._request = f"GET {path} HTTP/1.1\r\nHost: watchers\r\n\r\n".encode()
         self._selector = selectors.DefaultSelector()
         self._answers: dict[socket.socket, bytes] = {}
@@ -76,7 +76,7 @@ class Watchers:
         asking.close()
         status = answer[9:12].decode() or "broken"
         self.ends[status] += 1
-        wait_s = 1.0
+        wait_s = self._every_s
         if self._obey:
             told = POLL_MS.search(answer)
             wait_s = int(told[1]) / 1_000 if told else 2 + 4 * self._random.random()
@@ -89,11 +89,12 @@ def main() -> None:
     parser.add_argument("path")
     parser.add_argument("count", type=int)
     parser.add_argument("--obey", action="store_true")
+    parser.add_argument("--every", type=float, default=1.0, help="seconds from an answer to the next request")
     args = parser.parse_args()
     if hasattr(os, "SCHED_IDLE"):
         with suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    watchers = Watchers(args.port, args.path, args.count, args.obey)
+    watchers = Watchers(args.port, args.path, args.count, args.obey, args.every)
     watchers.run(sys.stdin.fileno())
     print(json.dumps(watchers.ends))
 

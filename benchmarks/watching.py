@@ -1,7 +1,8 @@
-"""What watching costs the watched: the p99 of scoring with a thousand viewers, with 100 scrapes a second, with none.
+"""What watching costs the watched: the p99 of scoring watched as usual, by a thousand viewers, by 100 scrapes a second.
 
-A native server at a steady rate, five rounds of the three in turns. A flood is a thousand viewers that ask once a
-second whatever they are told, which the dashboard's page does not do.
+A native server at a steady rate, rounds of all of them and of none in turns. As usual: one page of the dashboard, and a
+scrape in every window, three times what Prometheus asks for. A flood is a thousand viewers that ask once a second
+whatever they are told, which the dashboard's page does not do.
 ``python -m benchmarks.watching [--json]``.
 """
 
@@ -24,28 +25,32 @@ PAIRS, WINDOW_SECONDS = 5, 5.0
 SETTLE_SECONDS = 4.0
 LOAD_SHARE = 0.15
 """Of what the server can do: the watchers' own process needs some of the machine, too."""
-SIDES: dict[str, tuple[str, ...]] = {
-    "none": (),
-    "watching": ("/dashboard.json", "1000", "--obey"),
-    "scraping": ("/metrics", "100"),
-    "flood": ("/dashboard.json", "1000"),
+SIDES: dict[str, list[list[str]]] = {
+    "none": [],
+    "usual": [["/dashboard.json", "1", "--obey"], ["/metrics", "1", "--every", f"{WINDOW_SECONDS:g}"]],
+    "watching": [["/dashboard.json", "1000", "--obey"]],
+    "scraping": [["/metrics", "100"]],
+    "flood": [["/dashboard.json", "1000"]],
 }
+"""The arguments of the ``benchmarks.watchers`` of each side."""
 
 
 @contextmanager
-def watched(port: int, watchers: tuple[str, ...]) -> Iterator[None]:
-    """``watchers``: arguments of ``benchmarks.watchers``; what they got goes to standard error."""
-    if not watchers:
-        yield
-        return
-    command = [sys.executable, "-m", "benchmarks.watchers", str(port), *watchers]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def watched(port: int, watchers: Sequence[Sequence[str]]) -> Iterator[None]:
+    """Watched by these, which have come when the block begins; what they got goes to standard error."""
+    command = [sys.executable, "-m", "benchmarks.watchers", str(port)]
+    processes = [
+        subprocess.Popen([*command, *each], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for each in watchers
+    ]
     try:
-        time.sleep(SETTLE_SECONDS)
+        if processes:
+            time.sleep(SETTLE_SECONDS)
         yield
     finally:
-        told, _ = process.communicate()
-        print(f"  {' '.join(watchers)}: {told.strip()}", file=sys.stderr)
+        for each, process in zip(watchers, processes, strict=True):
+            told, _ = process.communicate()
+            print(f"  {' '.join(each)}: {told.strip()}", file=sys.stderr)
 
 
 def window(place: Place, rate: float, seed: int) -> tuple[float, int]:
@@ -72,7 +77,7 @@ def compare(rounds: Sequence[Mapping[str, float]], rate: float) -> dict[str, flo
     unwatched = statistics.median(tails["none"] for tails in rounds)
     found: dict[str, float] = {"watching_rate": round(rate), "watching_p99_ms_without": round(unwatched, 2)}
     found["watching_errors"] = sum(tails["errors"] for tails in rounds)
-    for side in ("watching", "scraping", "flood"):
+    for side in [*SIDES][1:]:
         ratios = [tails[side] / tails["none"] for tails in rounds]
         low, high = interval([(ratio, 0.0) for ratio in ratios])
         found[f"{side}_p99_ratio"] = round(statistics.median(ratios), 3)

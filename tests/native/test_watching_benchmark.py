@@ -14,7 +14,7 @@ from benchmarks.native import Traffic, service
 def test_one_short_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(watching, "WINDOW_SECONDS", 0.3)
     monkeypatch.setattr(watching, "SETTLE_SECONDS", 1.5)
-    monkeypatch.setattr(watching, "SIDES", {"none": (), "watching": ("/dashboard.json", "20", "--obey")})
+    monkeypatch.setattr(watching, "SIDES", {"none": [], "watching": [["/dashboard.json", "20", "--obey"]]})
     monkeypatch.setattr("benchmarks.native.traffic.HISTORY_DAYS", 2)
     monkeypatch.setattr("benchmarks.native.FOLLOWING_DAYS", 2)
     with service(tmp_path, Traffic(tmp_path), "native", budget_ns=0) as place:
@@ -25,8 +25,9 @@ def test_one_short_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 
 
 def test_ratios_are_to_the_unwatched_window_of_the_same_round() -> None:
-    rounds = [{"none": ms, "watching": ms, "scraping": 2 * ms, "flood": 3 * ms, "errors": 1} for ms in (1.0, 5.0, 20.0)]
+    sides = {"none": 1, "usual": 1, "watching": 1, "scraping": 2, "flood": 3}
+    rounds = [{side: times * ms for side, times in sides.items()} | {"errors": 1} for ms in (1.0, 5.0, 20.0)]
     found = watching.compare(rounds, 1_000.0)
-    assert [found[f"{side}_p99_ratio"] for side in ("watching", "scraping", "flood")] == [1, 2, 3]
+    assert [found[f"{side}_p99_ratio"] for side in ("usual", "watching", "scraping", "flood")] == [1, 1, 2, 3]
     assert found["scraping_p99_ratio_low"] == found["scraping_p99_ratio_high"] == 2
     assert (found["watching_p99_ms_without"], found["watching_errors"]) == (5, 3)
