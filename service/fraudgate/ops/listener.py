@@ -23,10 +23,10 @@ CONNECTIONS_MAX = 256
 CONNECTION_NS_MAX = 10 * SECOND_NS
 PAUSE_S, LONG_PAUSE_S = 0.01, 0.04
 PASSES_PER_SECOND, PASSES_BURST = 20, 20
-"""Passes with the short pause; more have the long one, so that a crowd is served together: a thread that wakes up finds
-its caches cold, which costs more than an answer."""
-ACCEPTS_PER_PASS = 32
-"""With the long pause at most 800 a second, however many knock."""
+"""Passes with the short pause; more have the long one, so that a crowd is served together, 40 times a second: a thread
+that wakes up finds its caches cold, which costs more than an answer."""
+ACCEPTS_PER_PASS = 20
+"""With the pauses at most 800 a second, however many knock."""
 BREATH_S = 50e-6
 """After each, for whoever waits for this core: a thread that wakes up does not interrupt one that runs."""
 READS_MAX = 16
