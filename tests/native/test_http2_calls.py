@@ -36,6 +36,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 INVALID_ARGUMENT, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL = 3, 4, 8, 12, 13
 PATIENCE = 0.7
 """Seconds that the server gives a handshake, and a message."""
+WAITING = 32
+"""The least that a queue may hold."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -254,6 +256,33 @@ async def test_a_deadline_ends_a_call_of_which_no_message_comes(models: Path) ->
         streams = [await peer.start(head(path, grpc_timeout="50m"), b"\0", end=False) for path in (SCORE, SCORE_BATCH)]
         assert [(await peer.end_of(stream)).code for stream in streams] == [DEADLINE_EXCEEDED] * 2
         assert patient.refusals("deadline") == 2
+
+
+async def test_no_more_calls_wait_for_their_messages_than_can_be_queued(models: Path) -> None:
+    """The rest are refused at their headers. What they send all the same is no mistake of theirs, however often."""
+    async with serve_native(models, batching={"queue_rows_max": WAITING}) as crowded, withstands(crowded) as peer:
+        waiting = [await peer.start(head(), b"", end=False) for _ in range(WAITING)]
+        for _ in range(20):
+            refused = [await peer.start(head(), b"", end=False) for _ in range(100)]
+            assert {(await peer.end_of(stream)).code for stream in refused} == {RESOURCE_EXHAUSTED}
+            for stream in refused:
+                await peer.send(stream, message(body()))
+        assert crowded.refusals("queue_full") >= 2_000
+        for stream in waiting:
+            await peer.send(stream, message(body()))
+            assert (await peer.end_of(stream)).code == 0
+
+
+async def test_messages_of_refused_calls_leave_room_for_others(models: Path) -> None:
+    """They are read although no further call comes: more than a connection's window holds."""
+    async with serve_native(models, batching={"queue_rows_max": WAITING}) as crowded, withstands(crowded) as peer:
+        waiting = [await peer.start(head(), b"", end=False) for _ in range(WAITING)]
+        refused = [await peer.start(head(), b"", end=False) for _ in range(100)]
+        assert {(await peer.end_of(stream)).code for stream in refused} == {RESOURCE_EXHAUSTED}
+        for stream in refused:
+            await peer.send(stream, message(bytes(MIB // 32)))
+        await peer.send(waiting[0], message(body()))
+        assert (await peer.end_of(waiting[0])).code == 0
 
 
 async def test_an_idle_stream_stays(server: NativeRunning) -> None:

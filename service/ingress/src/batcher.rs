@@ -110,6 +110,11 @@ impl<E> Batcher<E> {
         self.rows
     }
 
+    /// Whether `add` would give an entry back.
+    pub fn is_full(&self) -> bool {
+        self.rows >= self.queue_rows_max
+    }
+
     pub fn batch_rows_max(&self) -> usize {
         self.batch_rows_max
     }
@@ -144,7 +149,7 @@ impl<E> Batcher<E> {
     ///
     /// A stamp before an earlier one is raised to it: order decides, and stamps never decrease.
     pub fn add(&mut self, entry: E, now_ns: i64) -> Result<(), E> {
-        if self.rows >= self.queue_rows_max {
+        if self.is_full() {
             self.drops += 1;
             return Err(entry);
         }

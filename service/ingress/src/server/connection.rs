@@ -31,6 +31,7 @@ use super::settings::Settings;
 use super::side::SideCalls;
 use super::socket::{Flow, Socket, Transport};
 use super::thread::Stop;
+use super::unheard::{LOOK_EVERY, Unheard};
 use super::{many, reply, side, unary};
 
 /// What a connection may have on its way to us that no call has read.
@@ -158,11 +159,16 @@ async fn converse(
                     pulse.heard = true;
                     peer.arrived_ns = flow.read_ns.load(Ordering::Relaxed);
                     let before = peer.refused.load(Ordering::Relaxed);
+                    let all_heard = peer.unheard.is_empty();
                     flow.answering.store(true, Ordering::Relaxed);
                     let ended = take_turn(front, &mut connection, call, &mut peer);
                     flow.answering.store(false, Ordering::Relaxed);
                     front.calls.start(&mut peer.begun);
                     peer.record_refused(front, before);
+                    peer.unheard.look(peer.arrived_ns);
+                    if all_heard && !peer.unheard.is_empty() {
+                        checks.as_mut().reset(Instant::now() + LOOK_EVERY);
+                    }
                     match ended {
                         Some(Some(Err(error))) => return count_broken(front, &error),
                         Some(_) => return,
@@ -188,7 +194,9 @@ async fn converse(
                     front.counts.count(Counted::ConnectionStalled);
                     return; // dropping it closes the socket: who does not read would read no GOAWAY either
                 }
-                checks.as_mut().reset(Instant::now() + check_every(&front.settings));
+                peer.unheard.look(now_ns);
+                let next = if peer.unheard.is_empty() { check_every(&front.settings) } else { LOOK_EVERY };
+                checks.as_mut().reset(Instant::now() + next);
             }
         }
         if let Some(pause) = peer.too_much_refused(&mut pause) {
@@ -221,6 +229,7 @@ struct Peer {
     /// What the last of them asks for.
     method: calls::Method,
     begun: Begun,
+    unheard: Unheard,
 }
 
 impl Peer {
@@ -296,7 +305,9 @@ fn dispatch(
     let messages = Messages::new(request.into_body(), head.encoding, &front.settings);
     let deadline_ns = head.timeout_ns.map_or(0, |timeout_ns| peer.arrived_ns.saturating_add(timeout_ns));
     match head.rpc {
-        Rpc::Score => unary::begin(front, messages, respond, peer.arrived_ns, deadline_ns, origin),
+        Rpc::Score => {
+            unary::begin(front, messages, respond, peer.arrived_ns, deadline_ns, origin, &mut peer.unheard);
+        }
         Rpc::ScoreBatch => {
             let call = many::score_batch(front.clone(), messages, respond.take(), deadline_ns, origin);
             tokio::spawn(guarded_task(front.clone(), call));

@@ -22,6 +22,7 @@ use super::reply::{self, Call};
 use super::results::RowSlot;
 use super::settings::{Refusals, Settings};
 use super::side::Side;
+use super::unheard::{Unheard, Waiting};
 use crate::admission::{Admission, Bounds, Reason, Verdict};
 use crate::answers::Tails;
 use crate::batcher::{Batcher, Closed, Policy};
@@ -95,6 +96,8 @@ pub struct Front {
     pub echo: Option<Bytes>,
     /// Open connections by thread.
     pub open: Vec<AtomicUsize>,
+    /// Calls that wait for their messages.
+    waiting: Arc<AtomicUsize>,
     /// Bytes that wait for peers.
     pub held: Arc<Held>,
     pub side: Side,
@@ -139,6 +142,7 @@ impl Front {
             tails: RwLock::default(),
             ledger,
             open: answered.iter().map(|_| AtomicUsize::new(0)).collect(),
+            waiting: Arc::default(),
             held: Arc::default(),
             side: Side::default(),
             deadlines: Deadlines::default(),
@@ -207,9 +211,28 @@ impl Front {
         }
         let mut queue = self.queue();
         let Queue { batcher, admission, .. } = &mut *queue;
-        let verdict = admission.refuse(batcher, now_ns, deadline_ns, caller)?;
-        let counted = counted(verdict);
-        Some((counted, self.refusals.of(counted, verdict.retry_ns)))
+        let (counted, retry_ns) = match admission.refuse(batcher, now_ns, deadline_ns, caller) {
+            Some(verdict) => (counted(verdict), verdict.retry_ns),
+            None if batcher.is_full() => (Counted::QueueFull, admission.batch_ns()),
+            None => return None,
+        };
+        Some((counted, self.refusals.of(counted, retry_ns)))
+    }
+
+    /// A call that waits for its message, or why it is not worth waiting for.
+    pub fn waits(
+        &self,
+        now_ns: i64,
+        deadline_ns: i64,
+        caller: usize,
+        unheard: &Unheard,
+    ) -> Result<Waiting, (Counted, &Refusal)> {
+        if let Some(refused) = self.refuses_unread(now_ns, deadline_ns, caller) {
+            return Err(refused);
+        }
+        unheard.wait(&self.waiting, self.settings.queue_rows_max, self.connections()).ok_or_else(|| {
+            (Counted::QueueFull, self.refusals.of(Counted::QueueFull, self.queue().admission.batch_ns()))
+        })
     }
 
     /// Admit an entry, or give it back with why not, and after how many nanoseconds to try again.

@@ -3,11 +3,12 @@
 use std::io::Read;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use flate2::read::GzDecoder;
+use futures_util::future::poll_fn;
 use h2::RecvStream;
 use tokio::time::{Sleep, sleep};
 
@@ -87,11 +88,17 @@ impl Messages {
     /// peer had sent by then counts as broken once the stream is forgotten, and too much of that closes its connection.
     pub async fn see_out(mut self) {
         (self.rest, self.begun) = (BytesMut::new(), None);
-        while let Some(Ok(chunk)) = self.body.data().await {
+        poll_fn(|cx| self.poll_out(cx)).await;
+    }
+
+    /// Read what has come and keep nothing; ready when nothing more will come.
+    pub fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while let Some(Ok(chunk)) = ready!(self.body.poll_data(cx)) {
             if self.body.flow_control().release_capacity(chunk.len()).is_err() {
-                return;
+                break;
             }
         }
+        Poll::Ready(())
     }
 
     /// Wait for more of the stream: with patience, once a message has begun.

@@ -30,5 +30,6 @@ mod side;
 mod socket;
 mod thread;
 mod unary;
+mod unheard;
 
 pub use ingress::register;

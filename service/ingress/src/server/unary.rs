@@ -19,9 +19,11 @@ use super::guard::guarded_task;
 use super::message::{Broken, Messages};
 use super::refusal::{Refusal, code};
 use super::reply::{self, Call, Gone};
+use super::unheard::Unheard;
 use crate::transaction::Transaction;
 
-/// Take a call whose headers came at `now_ns`. `respond` is emptied when somebody else will answer.
+/// Take a call whose headers came at `now_ns`. `respond` is emptied when somebody else will answer. Where the door is
+/// shut a call does not wait for its message: a client that is behind sends the headers of all its calls first.
 pub fn begin(
     front: &Arc<Front>,
     mut messages: Messages,
@@ -29,13 +31,22 @@ pub fn begin(
     now_ns: i64,
     deadline_ns: i64,
     origin: Origin,
+    unheard: &mut Unheard,
 ) {
     match messages.poll_next(&front.held, &mut Context::from_waker(Waker::noop())) {
         Poll::Ready(message) => finish(front, message, respond, now_ns, deadline_ns, &origin),
         Poll::Pending => {
+            let waiting = match front.waits(now_ns, deadline_ns, origin.caller, unheard) {
+                Ok(waiting) => waiting,
+                Err((counted, refusal)) => {
+                    unheard.add(messages, now_ns.saturating_add(front.settings.message_ns_max));
+                    return refuse(front, respond, counted, refusal, &origin);
+                }
+            };
             let (front, mut respond) = (front.clone(), respond.take());
             tokio::spawn(guarded_task(front.clone(), async move {
                 let message = first_message(&front, &mut messages, deadline_ns).await;
+                drop(waiting);
                 let late = message == Err(Broken::Late);
                 finish(&front, message, &mut respond, monotonic_ns(), deadline_ns, &origin);
                 if late {
