@@ -266,18 +266,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_goes_where_the_fewest_are() {
-        for (open, thread) in [(vec![0], 0), (vec![2, 1, 1], 1), (vec![1, 1], 0), (vec![3, 4, 2], 2)] {
-            assert_eq!(fewest(&open.into_iter().map(AtomicUsize::new).collect::<Vec<_>>()), thread);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
     fn only_the_socket_of_a_dead_server_is_taken_over() {
         let directory = std::env::temp_dir().join(format!("fraudgate-listener-{}", std::process::id()));
         std::fs::create_dir_all(&directory).expect("a directory");
@@ -292,5 +280,12 @@ mod tests {
         drop(alive);
         assert_eq!(bind(&socket), Ok(()));
         std::fs::remove_dir_all(&directory).expect("it goes");
+    }
+
+    #[test]
+    fn a_connection_goes_where_the_fewest_are() {
+        for (open, thread) in [(vec![0], 0), (vec![2, 1, 1], 1), (vec![1, 1], 0), (vec![3, 4, 2], 2)] {
+            assert_eq!(fewest(&open.into_iter().map(AtomicUsize::new).collect::<Vec<_>>()), thread);
+        }
     }
 }
