@@ -1,13 +1,11 @@
-//! Where the crate's memory comes from: mimalloc, which gives back what a burst needed where the system's allocator
-//! keeps it, except that blocks of a few whole pages lie on pages of their own. HTTP/2 keeps three such buffers for each
-//! connection and an idle one writes to the first bytes of two of them: laid out like this two pages are resident,
-//! while between other blocks, each with a header before it and none at the start of a page, it would be four.
+//! Where the crate's memory comes from: the system's allocator, except that blocks of a few whole pages lie on pages of
+//! their own. HTTP/2 keeps three such buffers for each connection and an idle one writes to the first bytes of two of
+//! them: laid out like this two pages are resident, while between other blocks, each with a header before it and none
+//! at the start of a page, it would be four.
 
-use std::alloc::{GlobalAlloc, Layout};
+use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr::{NonNull, null_mut};
 use std::sync::{Mutex, PoisonError};
-
-use mimalloc::MiMalloc;
 
 const PAGE_BYTES: usize = 4_096;
 /// How much is asked of the system at a time.
@@ -91,21 +89,21 @@ impl Pages {
     }
 }
 
-// SAFETY: a block comes from and goes back to what its layout says, the pool of its size or mimalloc, both
+// SAFETY: a block comes from and goes back to what its layout says, the pool of its size or the system's allocator, both
 // of which keep what GlobalAlloc asks; pools panic nowhere, and allocate nothing themselves.
 unsafe impl GlobalAlloc for Pages {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match self.pool(layout) {
             Some(pool) => pool.take(),
             // SAFETY: the caller's promise.
-            None => unsafe { MiMalloc.alloc(layout) },
+            None => unsafe { System.alloc(layout) },
         }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         let Some(pool) = self.pool(layout) else {
             // SAFETY: the caller's promise. Large blocks are not touched: the system maps zeros.
-            return unsafe { MiMalloc.alloc_zeroed(layout) };
+            return unsafe { System.alloc_zeroed(layout) };
         };
         let block = pool.take();
         if !block.is_null() {
@@ -120,7 +118,7 @@ unsafe impl GlobalAlloc for Pages {
             // SAFETY: a block of this layout came from this pool.
             (Some(pool), Some(block)) => unsafe { pool.give(block) },
             // SAFETY: the caller's promise.
-            _ => unsafe { MiMalloc.dealloc(block, layout) },
+            _ => unsafe { System.dealloc(block, layout) },
         }
     }
 
@@ -128,8 +126,8 @@ unsafe impl GlobalAlloc for Pages {
         // SAFETY: the caller's promise: `bytes` fit a layout of this alignment.
         let wanted = unsafe { Layout::from_size_align_unchecked(bytes, layout.align()) };
         if self.pool(layout).is_none() && self.pool(wanted).is_none() {
-            // SAFETY: the caller's promise; the block came from mimalloc and stays there.
-            return unsafe { MiMalloc.realloc(block, layout, bytes) };
+            // SAFETY: the caller's promise; the block came from the system's allocator and stays there.
+            return unsafe { System.realloc(block, layout, bytes) };
         }
         // SAFETY: the caller's promise for both layouts; the blocks are two, and both hold what is copied.
         unsafe {
