@@ -60,10 +60,11 @@ def test_week_table(manifest: Manifest) -> str:
 def _about(facts: Facts) -> str:
     manifest, week, recipe = facts.manifest, facts.week, facts.recipe
     first, later = recipe.hidden[0], "".join(f"{width} ReLU -> " for width in recipe.hidden[1:])
-    rounding = recipe.rounding
+    rounding, schema = recipe.rounding, recipe.schema
     return f"""# Model `{manifest.name}`
 
-The probability that a card payment is a fraud, from the fifteen features of the `handbook` schema. Trained on
+The probability that a card payment is a fraud, from the {len(schema.names)} features of the `{schema.name}` schema.
+Trained on
 {SOURCES[manifest.name.removesuffix(HISTORY_SUFFIX)]}.
 Neither is real traffic: before it decides about real payments, train it on yours.
 

@@ -20,6 +20,8 @@ from fraudgate.simulator import simulate
 from fraudgate.transaction import ENTITIES, Bool, Columns, Float32, Float64, Int64
 
 SCHEMA = FeatureSchema.named("handbook")
+HISTORY_SCHEMA = FeatureSchema.named("handbook_history")
+"""The same features and eight more windows, for a model that has a long history to learn from."""
 DAY_NS = DAY_SECONDS * SECOND_NS
 BATCH_ROWS = 256  # where a row of the replay costs least; the size changes no value
 
@@ -28,7 +30,7 @@ BATCH_ROWS = 256  # where a row of the replay costs least; the size changes no v
 class Dataset:
     """Rows in event order."""
 
-    features: Float64  # [n, F] in the order of SCHEMA
+    features: Float64  # [n, F] in the order of the schema that they were replayed with
     day: Int64  # since 1970
     customer: npt.NDArray[np.generic]
     is_fraud: Bool
@@ -60,15 +62,15 @@ def benchmark_events(data: str | None) -> pa.Table:
     return read_benchmark(Path(folder))
 
 
-def replay(events: pa.Table, first_day: int) -> Dataset:
-    """The rows from ``first_day`` on, with the features that serving would have gathered for each.
+def replay(events: pa.Table, first_day: int, schema: FeatureSchema = SCHEMA) -> Dataset:
+    """The rows from ``first_day`` on, with the features of ``schema`` that serving would have gathered for each.
 
     ``events`` has the bulk-load columns, time-sorted, every label known. A fraud is applied right after its row, which
     changes nothing: the windows of the schema show it only when its label delay has passed.
     """
     times_ns = _int64(events["event_time"])
     first = int(np.searchsorted(times_ns, first_day * DAY_NS))
-    store = EmbeddedStore(SCHEMA)
+    store = EmbeddedStore(schema)
     store.bulk_load(events.slice(0, first).to_batches())
     rows = events.slice(first)
     return Dataset(

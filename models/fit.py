@@ -65,7 +65,8 @@ def fit(
     stack = _Stack(ramps, recipe, _fraud_shares(targets, members), draws)
     batches = min(len(member.rows) for member in members) // recipe.batch_rows
     optimiser, cycle = _optimiser(stack, recipe, recipe.epochs * batches)
-    for _ in range(recipe.epochs):
+    mean, first_averaged = Mean(stack.parameters), recipe.epochs * (1 - recipe.averaged)
+    for epoch in range(recipe.epochs):
         for rows in batches_of(members, draws, batches, recipe.batch_rows):
             parts = [column[rows] for column in columns]
             loss = distillation_loss(stack.logits(inputs[rows]), parts, recipe.distillation.temperature)
@@ -73,7 +74,33 @@ def fit(
             (loss / recipe.batch_rows).backward()
             optimiser.step()
             cycle.step()
+            if epoch >= first_averaged:
+                mean.add()
+    if recipe.averaged:
+        mean.put()
     return stack.networks()
+
+
+class Mean:
+    """The mean of what parameters were, each time that they were added."""
+
+    def __init__(self, parameters: Sequence[torch.Tensor]) -> None:
+        self._parameters = parameters
+        self._means = [torch.zeros_like(parameter) for parameter in parameters]
+        self._added = 0
+
+    @torch.no_grad()
+    def add(self) -> None:
+        """Count the parameters as they are now."""
+        self._added += 1
+        for mean, parameter in zip(self._means, self._parameters, strict=True):
+            mean.lerp_(parameter, 1 / self._added)
+
+    @torch.no_grad()
+    def put(self) -> None:
+        """Give the parameters their mean."""
+        for mean, parameter in zip(self._means, self._parameters, strict=True):
+            parameter.copy_(mean)
 
 
 def _fraud_shares(targets: Targets, members: Sequence[Member]) -> Float64:
@@ -137,6 +164,11 @@ class _Stack:
             if recipe.ramp_rate
             else []
         )
+
+    @property
+    def parameters(self) -> list[torch.Tensor]:
+        """All that is fitted."""
+        return [*self.weights, *self.biases, *self.ends]
 
     def logits(self, inputs: torch.Tensor) -> torch.Tensor:
         """Logits [members, rows] of inputs [members, rows, ramps], or of features where ramps are fitted."""

@@ -9,8 +9,9 @@ thresholds. What is left has to agree to 1e-5 anywhere, and with ``reference_sco
 import numpy as np
 
 from fraudgate.engines.repository import Thresholds
+from fraudgate.features.schema import FeatureSchema
 from fraudgate.transaction import Bool, Float32, Float64
-from models.dataset import Town, replay
+from models.dataset import SCHEMA, Town, replay
 from models.network import Network
 from models.quantise import RAMP_STEP, quantise
 from models.ramps import RampLayer
@@ -22,11 +23,11 @@ STEP_MARGIN = 1e-3  # of a step, on top of the error bound
 SCORE_MARGIN = 1e-3  # from a threshold
 
 
-def golden_rows(network: Network, thresholds: Thresholds) -> Float32:
-    """float32 [ROWS, F], a quarter of them at most frauds, the same for the same network."""
+def golden_rows(network: Network, thresholds: Thresholds, schema: FeatureSchema = SCHEMA) -> Float32:
+    """float32 [ROWS, F] of ``schema``, a quarter of them at most frauds, the same for the same network."""
     events = TOWN.events()
     last_day = int(events["event_time"][-1].value) // 86_400_000_000_000
-    traffic = replay(events, last_day - LAST_DAYS + 1)
+    traffic = replay(events, last_day - LAST_DAYS + 1, schema)
     features = traffic.features.astype(np.float32)
     sound = clear_of_edges(network.ramps, features) & clear_of_thresholds(
         reference_scores(network, features), thresholds

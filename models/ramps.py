@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fraudgate.features.schema import FeatureSchema
 from fraudgate.transaction import Float32
-from models.dataset import SCHEMA
+from models.dataset import HISTORY_SCHEMA, SCHEMA
 
 AMOUNT = "TX_AMOUNT"
 DAY_MEAN, WEEK_MEAN, MONTH_MEAN = (f"CUSTOMER_ID_AVG_AMOUNT_{days}DAY_WINDOW" for days in (1, 7, 30))
@@ -72,6 +73,7 @@ class RampPlan(NamedTuple):
 
     knots: Mapping[str, tuple[float, ...]] = KNOTS
     ratios: tuple[Ratio, ...] = (OWN_WEEK, OWN_MONTH)
+    schema: FeatureSchema = SCHEMA  # of the features that they look at
 
 
 FINE = RampPlan(ratios=(OWN_WEEK, OWN_MONTH, *RISING_MEAN, *RISING_RISK))
@@ -99,6 +101,28 @@ STARTS = RampPlan(
 )
 """46 ramps to start from, where a fit moves their ends."""
 
+PAST_MEAN = "CUSTOMER_ID_AVG_AMOUNT_30DAY_WINDOW_TO_14DAYS_AGO"
+RISK_DAYS = (1, 3, 7, 14, 21, 30)
+RISKS = tuple(f"TERMINAL_ID_RISK_{days}DAY_WINDOW" for days in RISK_DAYS)
+HISTORY_STARTS = RampPlan(
+    knots=STARTS.knots
+    | {
+        PAST_MEAN: STARTS.knots[MONTH_MEAN],
+        "CUSTOMER_ID_NB_TX_30DAY_WINDOW_TO_14DAYS_AGO": STARTS.knots["CUSTOMER_ID_NB_TX_30DAY_WINDOW"],
+    }
+    | dict.fromkeys(RISKS, STARTS.knots[MONTH_RISK])
+    | {f"TERMINAL_ID_NB_TX_{days}DAY_WINDOW": (0.0, end) for days, end in ((3, 9.0), (14, 30.0), (21, 44.0))},
+    ratios=(
+        Ratio(AMOUNT, PAST_MEAN, (1.5, 2.5, 3.5, 4.5, 5.5, 7.0), -10.0, 10.0),
+        Ratio(DAY_MEAN, PAST_MEAN, (1.0, 1.5), -8.0, 8.0),
+        Ratio(WEEK_MEAN, PAST_MEAN, (1.0, 1.5), -8.0, 8.0),
+        Ratio(MONTH_MEAN, PAST_MEAN, (0.8, 1.2), -8.0, 8.0),
+        *(Ratio(late, longer, (0.7, 2.0), *RISK_EDGES) for late, longer in pairwise(RISKS)),
+    ),
+    schema=HISTORY_SCHEMA,
+)
+"""69 ramps to start from: against what the customer spent until two weeks ago, and six windows of a terminal's risk."""
+
 
 class RampLayer(NamedTuple):
     """Clip(features @ weight + bias, 0, 1)."""
@@ -117,14 +141,15 @@ def on_steps(bias: Float32) -> Float32:
 
 
 def ramp_layer(plan: RampPlan) -> RampLayer:
-    """The layer over the features of SCHEMA, in their order."""
+    """The layer over the features of the plan's schema, in their order."""
+    names = plan.schema.names
     ramps = [({name: 1.0}, low, high) for name, ends in plan.knots.items() for low, high in pairwise(ends)]
     for value, base, factors, low, high in plan.ratios:
         ramps += [({value: 1.0, base: -q}, low, high) for q in factors]
-    weight = np.zeros((len(SCHEMA.names), len(ramps)))
+    weight = np.zeros((len(names), len(ramps)))
     bias = np.zeros(len(ramps))
     for unit, (terms, low, high) in enumerate(ramps):
         bias[unit] = -low / (high - low)
         for name, factor in terms.items():
-            weight[SCHEMA.names.index(name), unit] = factor / (high - low)
+            weight[names.index(name), unit] = factor / (high - low)
     return RampLayer(weight.astype(np.float32), bias.astype(np.float32))

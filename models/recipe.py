@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from fraudgate.features.schema import FeatureSchema
 from models.ramps import SPARSE, STARTS, RampPlan
 
 
@@ -55,9 +56,15 @@ class Recipe:
     learning_rate: float = 0.01
     weight_decay: float = 0.1
     batch_rows: int = 1_024
+    averaged: float = 0.0  # the weights are averaged over the steps of this share of the epochs, the last ones
     side_by_side: bool = True  # seeds are fitted as one stack: quicker where layers are small
     ramps: RampPlan = STARTS
     ramp_rate: float = 0.3  # the ramps' ends are fitted too, at this share of the learning rate; 0: they stay
     teacher: Teacher = field(default_factory=Teacher)
     distillation: Distillation = field(default_factory=Distillation)
     rounding: Rounding = field(default_factory=Rounding)
+
+    @property
+    def schema(self) -> FeatureSchema:
+        """Of the features that the student is given."""
+        return self.ramps.schema

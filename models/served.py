@@ -18,17 +18,17 @@ from fraudgate.errors import EngineRefused
 from fraudgate.limits import BATCH_ROWS_MAX
 from fraudgate.tensors import Slab
 from fraudgate.transaction import Float32
-from models.dataset import SCHEMA
 from models.quantise import INPUT, OUTPUT
 
 TIMED_ROUNDS, TIMED_RUNS = 9, 2_000
 INT8_KERNELS = frozenset({"QGemm", "QLinearMatMul", "MatMulIntegerToFloat"})
 
 
-def manifest_of(name: str, precision: Precision, **fields: Any) -> Manifest:
-    """A manifest for a graph of ``quantise.export``; what ``fields`` does not give holds for a draft."""
+def manifest_of(name: str, precision: Precision, features: int, **fields: Any) -> Manifest:
+    """A manifest for a graph of ``quantise.export`` on ``features`` features; ``fields``: what differs from a draft."""
     draft: dict[str, Any] = {
         "version": "draft",
+        "schema_fingerprint": "0" * 64,
         "calibration_set_digest": "0" * 64,
         "metrics": {},
         "thresholds": Thresholds(review=0.5, decline=0.5),
@@ -39,8 +39,7 @@ def manifest_of(name: str, precision: Precision, **fields: Any) -> Manifest:
     return Manifest(
         name=name,
         precision=precision,
-        schema_fingerprint=SCHEMA.fingerprint,
-        inputs=(Tensor(INPUT, "float32", (BATCH_ROWS_MAX, len(SCHEMA.names))),),
+        inputs=(Tensor(INPUT, "float32", (BATCH_ROWS_MAX, features)),),
         outputs=(Tensor(OUTPUT, "float32", (BATCH_ROWS_MAX, 1)),),
         **(draft | fields),
     )
@@ -48,7 +47,9 @@ def manifest_of(name: str, precision: Precision, **fields: Any) -> Manifest:
 
 def engine_of(graph: bytes, precision: Precision) -> OnnxEngine:
     """An engine on a graph that is not published."""
-    return OnnxEngine(graph, manifest_of("draft", precision))
+    (features,) = onnx.load_from_string(graph).graph.input
+    _, columns = features.type.tensor_type.shape.dim
+    return OnnxEngine(graph, manifest_of("draft", precision, columns.dim_value))
 
 
 def score(graph: bytes, precision: Precision, features: Float32) -> Float32:

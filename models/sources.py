@@ -3,7 +3,8 @@
 import argparse
 
 from fraudgate.demo.judge import FLOORS
-from models.dataset import Dataset, Town, benchmark_events, replay
+from fraudgate.features.schema import FeatureSchema
+from models.dataset import SCHEMA, Dataset, Town, benchmark_events, replay
 from models.protocol import HISTORY_DAY, Quality
 
 DATASETS = ("handbook", "simulated")
@@ -29,10 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load(name: str, data: str | None, sample: bool = False) -> Dataset:
-    """The rows of a data set from HISTORY_START on. Raises ConfigError where the benchmark is not at hand."""
+def load(name: str, data: str | None, sample: bool = False, schema: FeatureSchema = SCHEMA) -> Dataset:
+    """The rows of a data set from HISTORY_START on, with the features of ``schema``.
+
+    Raises ConfigError where the benchmark is not at hand.
+    """
     if name == "handbook":
-        return replay(benchmark_events(data), HISTORY_DAY)
+        return replay(benchmark_events(data), HISTORY_DAY, schema)
     town = SAMPLE_TOWN if sample else TRAIN_TOWN
     print(f"simulating {town}")
-    return replay(town.events(), HISTORY_DAY)
+    return replay(town.events(), HISTORY_DAY, schema)

@@ -23,14 +23,14 @@ from fraudgate.errors import FraudgateError
 from fraudgate.transaction import Float32
 from models import card, served
 from models.choice import choose, lesson_if_taught, score
-from models.dataset import SCHEMA, Dataset, digest, replay
+from models.dataset import Dataset, digest, replay
 from models.distil import distil
 from models.goldens import golden_rows
 from models.network import Network
 from models.protocol import FIRST_DAY, HISTORY_START, TRAIN_START, Quality, folds, split
 from models.publish import CARD, DRAFTS, shortfalls, write_draft
 from models.quantise import export
-from models.ramps import FINE, RampPlan
+from models.ramps import HISTORY_STARTS, RampPlan
 from models.recipe import LABELS_ALONE, Recipe, Rounding, Teacher
 from models.sources import FLOOR_TOWNS, HANDBOOK_FLOOR, HISTORY_SUFFIX, WANTED, add_arguments, load
 
@@ -39,15 +39,15 @@ SAMPLE_SEEDS = 2
 HISTORY_SEEDS = 3  # seeds differ less there, and each takes minutes
 SAMPLE = Recipe(epochs=5, batch_rows=256, teacher=Teacher(groups=2, forests=1, networks=1, epochs=5))
 HISTORY = Recipe(
-    hidden=(128, 64),
-    epochs=16,
+    hidden=(96, 32),
+    epochs=20,
     batch_rows=2_048,
     weight_decay=0.02,
+    averaged=0.25,
     side_by_side=False,
-    ramps=FINE,
-    ramp_rate=0.0,
+    ramps=HISTORY_STARTS,
     distillation=LABELS_ALONE,
-    rounding=Rounding(epochs=6, learning_rate=0.0003, doubled_ramps=3, steep_draws=8, slope_power=1.0),
+    rounding=Rounding(epochs=6, learning_rate=0.0003, doubled_ramps=11, steep_draws=8, slope_power=1.0),
 )
 SIMULATED_SEEDS = 4
 SIMULATED = Recipe(  # as it was published
@@ -89,6 +89,8 @@ def train(
     manifest = served.manifest_of(
         model,
         "int8",
+        len(recipe.schema.names),
+        schema_fingerprint=recipe.schema.fingerprint,
         calibration_set_digest=digest(week.train, week.train_fraud),
         metrics={
             **{precision: week.measure(scores)._asdict() for precision, scores in comparison.scores.items()},
@@ -100,13 +102,13 @@ def train(
         calibration=chosen.calibration,
         command=shlex.join(["python", "-m", "models.train", *sys.argv[1:]]),
     )
-    graph, features = export(network, "int8"), golden_rows(network, chosen.thresholds)
+    graph, features = export(network, "int8"), golden_rows(network, chosen.thresholds, recipe.schema)
     fp32 = served.score(export(fitted, "fp32"), "fp32", features)
     rows = golden.record(served.engine_of(graph, "int8"), features, fp32)
     facts = card.Facts(
         manifest, recipe, chosen, week, train_from or TRAIN_START, comparison, post_training, len(rows.features)
     )
-    reference = Reference.of(SCHEMA.names, week.train, score(network, week.train))
+    reference = Reference.of(recipe.schema.names, week.train, score(network, week.train))
     return manifest, {
         MODEL: graph,
         GOLDEN: golden.encode(rows),
@@ -127,7 +129,7 @@ def main() -> int:
     train_from = HISTORY_START if args.history else None
     recipe, seeds = _recipe(args)
     try:
-        dataset = load(args.dataset, args.data, args.sample)
+        dataset = load(args.dataset, args.data, args.sample, recipe.schema)
         manifest, files = train(dataset, args.dataset, seeds, recipe, train_from, args.sample)
     except FraudgateError as error:
         print(error, file=sys.stderr)
