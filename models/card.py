@@ -64,8 +64,7 @@ def _about(facts: Facts) -> str:
     return f"""# Model `{manifest.name}`
 
 The probability that a card payment is a fraud, from the {len(schema.names)} features of the `{schema.name}` schema.
-Trained on
-{SOURCES[manifest.name.removesuffix(HISTORY_SUFFIX)]}.
+Trained on {SOURCES[manifest.name.removesuffix(HISTORY_SUFFIX)]}.
 Neither is real traffic: before it decides about real payments, train it on yours.
 
 * Labels of the days from {facts.train_from} to the end of the week that begins on {week.start}:
