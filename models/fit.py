@@ -89,18 +89,16 @@ class Mean:
         self._means = [torch.zeros_like(parameter) for parameter in parameters]
         self._added = 0
 
-    @torch.no_grad()
     def add(self) -> None:
         """Count the parameters as they are now."""
         self._added += 1
         for mean, parameter in zip(self._means, self._parameters, strict=True):
-            mean.lerp_(parameter, 1 / self._added)
+            mean.lerp_(parameter.detach(), 1 / self._added)
 
-    @torch.no_grad()
     def put(self) -> None:
         """Give the parameters their mean."""
         for mean, parameter in zip(self._means, self._parameters, strict=True):
-            parameter.copy_(mean)
+            parameter.detach().copy_(mean)
 
 
 def _fraud_shares(targets: Targets, members: Sequence[Member]) -> Float64:

@@ -102,16 +102,15 @@ STARTS = RampPlan(
 """46 ramps to start from, where a fit moves their ends."""
 
 PAST_MEAN = "CUSTOMER_ID_AVG_AMOUNT_30DAY_WINDOW_TO_14DAYS_AGO"
-RISK_DAYS = (1, 3, 7, 14, 21, 30)
-RISKS = tuple(f"TERMINAL_ID_RISK_{days}DAY_WINDOW" for days in RISK_DAYS)
+RISKS = tuple(f"TERMINAL_ID_RISK_{days}DAY_WINDOW" for days in (1, 3, 7, 14, 21, 30))
 HISTORY_STARTS = RampPlan(
-    knots=STARTS.knots
-    | {
+    knots={
+        **STARTS.knots,
         PAST_MEAN: STARTS.knots[MONTH_MEAN],
         "CUSTOMER_ID_NB_TX_30DAY_WINDOW_TO_14DAYS_AGO": STARTS.knots["CUSTOMER_ID_NB_TX_30DAY_WINDOW"],
-    }
-    | dict.fromkeys(RISKS, STARTS.knots[MONTH_RISK])
-    | {f"TERMINAL_ID_NB_TX_{days}DAY_WINDOW": (0.0, end) for days, end in ((3, 9.0), (14, 30.0), (21, 44.0))},
+        **dict.fromkeys(RISKS, STARTS.knots[MONTH_RISK]),
+        **{f"TERMINAL_ID_NB_TX_{days}DAY_WINDOW": (0.0, end) for days, end in ((3, 9.0), (14, 30.0), (21, 44.0))},
+    },
     ratios=(
         Ratio(AMOUNT, PAST_MEAN, (1.5, 2.5, 3.5, 4.5, 5.5, 7.0), -10.0, 10.0),
         Ratio(DAY_MEAN, PAST_MEAN, (1.0, 1.5), -8.0, 8.0),

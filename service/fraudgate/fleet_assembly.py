@@ -112,6 +112,8 @@ class Engines:
         data = version.files.get(DRIFT)
         if data is None or not self._config.drift.enabled:
             return None
+        if version.manifest.schema_fingerprint != self._schema.fingerprint:
+            return None  # refused as the engine is opened, which names both schemas
         return Reference.from_json(data, self._schema.names)
 
 

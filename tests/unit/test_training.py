@@ -17,7 +17,7 @@ from fraudgate.engines.repository import MANIFEST, Manifest  # noqa: E402
 from models import qat, served, train  # noqa: E402
 from models.dataset import SCHEMA, Dataset, day_number  # noqa: E402
 from models.distil import distil, fit_students  # noqa: E402
-from models.fit import Member, Targets, distillation_loss, fit, labels_alone  # noqa: E402
+from models.fit import Mean, Member, Targets, distillation_loss, fit, labels_alone  # noqa: E402
 from models.network import Network  # noqa: E402
 from models.protocol import HISTORY_DAY, TRAIN_START, WEEK_DAYS, Split  # noqa: E402
 from models.publish import CARD  # noqa: E402
@@ -130,6 +130,24 @@ def test_ramps_are_fitted_where_they_look_and_lie_on_steps(week: Split) -> None:
     assert not np.array_equal(moved.ramps.weight, RAMPS.weight)
     steps = moved.ramps.bias * 255
     np.testing.assert_allclose(steps, np.rint(steps), atol=1e-2 * (1 + np.abs(moved.ramps.bias).max()))
+
+
+def test_weights_are_averaged_over_the_last_epochs(week: Split) -> None:
+    parameters = [torch.zeros(2, requires_grad=True), torch.zeros((1, 3), requires_grad=True)]
+    mean = Mean(parameters)
+    for value in (1.0, 2.0, 6.0):
+        for parameter in parameters:
+            parameter.data.fill_(value)
+        mean.add()
+    mean.put()
+    for parameter in parameters:
+        np.testing.assert_allclose(parameter.detach().numpy(), 3.0, rtol=1e-6)
+    members, targets = [Member(0, np.arange(len(week.train)))], labels_alone(week.train_fraud)
+    (last,), (averaged,) = (
+        fit(RAMPS, week.train, targets, members, replace(SMALL, epochs=4, averaged=share)) for share in (0.0, 0.25)
+    )
+    moved = np.abs(averaged.weights[0] - last.weights[0])
+    assert 0 < moved.max() < 0.1 * np.abs(last.weights[0]).max()  # the last steps of a cycle are small
 
 
 def test_a_fitted_ramp_is_the_stacks(week: Split) -> None:
