@@ -76,9 +76,21 @@ class Operator:
 
     def confirm(self) -> None:
         """Count a failure unless the version asked for last is live."""
+        self.failures += not self.is_done()
+
+    def is_done(self) -> bool:
+        """Whether the version asked for last is live."""
         models = self._models.ListModels(models_pb2.ListModelsRequest(), timeout=CALL_SECONDS_MAX).models
-        live = [model.version for model in models if model.live]
-        self.failures += live != [VERSIONS[self.live]]
+        return [model.version for model in models if model.live] == [VERSIONS[self.live]]
+
+    def wait(self) -> None:
+        """Until the version asked for last is live, which takes a row that both have scored."""
+        end = time.monotonic() + CALL_SECONDS_MAX
+        while time.monotonic() < end:
+            if self.is_done():
+                return
+            time.sleep(0.02)
+        raise RuntimeError(f"{VERSIONS[self.live]} is not live after {CALL_SECONDS_MAX:g} s")
 
     def change_within_a_second(self) -> None:
         for _ in range(CHANGES):
@@ -140,7 +152,9 @@ def rollback_ms(place: Place, rate: float, operator: Operator, channel: grpc.Cha
                 answers.append((time.monotonic(), answer.model.version))
 
     with ThreadPoolExecutor(2) as threads:
-        loading, asking = threads.submit(window, place, rate, number), threads.submit(ask)
+        asking = threads.submit(ask)
+        operator.wait()
+        loading = threads.submit(window, place, rate, number)
         time.sleep(0.5)
         started = time.monotonic()
         operator.rollback()
