@@ -1,6 +1,7 @@
 """The dashboard's state and history, from recorders and counters filled by hand."""
 
 import json
+import random
 import re
 from importlib.resources import files
 from typing import Any
@@ -15,7 +16,7 @@ from fraudgate.latency.recorder import STAGES, Counters, Recorder
 from fraudgate.limits import MILLISECOND_NS, SECOND_NS
 from fraudgate.ops import dashboard
 from fraudgate.ops.dashboard import Dashboard, Identity, Recent, recent_decisions, verdict
-from fraudgate.ops.history import LONG_SECONDS, SECONDS_KEPT, SHORT_SECONDS, History, Sample
+from fraudgate.ops.history import LONG_SECONDS, SECONDS_KEPT, SHORT_SECONDS, History, Sample, Window
 from fraudgate.testing import FakeClock
 from fraudgate.transaction import Answers, Decision, Fallback, Mark, decided_rows
 
@@ -59,6 +60,22 @@ class Fed:
 
 
 # -- history -----------------------------------------------------------------------------------------------------------
+
+
+def told(window: Window) -> object:
+    stages = {stage: (values.indices.tolist(), values.counts.tolist()) for stage, values in window.stages.items()}
+    return window._replace(stages={}), stages
+
+
+def test_windows_are_the_differences_of_samples() -> None:
+    draw, fed, samples = random.Random(3), Fed(), list[Sample]()
+    for _ in range(95):
+        fed.second(*(draw.randrange(1, 80 * MILLISECOND_NS) for _ in range(draw.randrange(4))))
+        samples.append(fed.history.latest())
+        short, long = fed.history.short(), fed.history.long()
+        assert told(short) == told(Window.between(samples[-min(len(samples), SHORT_SECONDS + 1)], samples[-1]))
+        first = max(0, (len(samples) - 1) // SHORT_SECONDS * SHORT_SECONDS - LONG_SECONDS)
+        assert told(long) == told(Window.between(samples[first], samples[-1]))
 
 
 def test_a_second_holds_what_happened_in_it_alone() -> None:

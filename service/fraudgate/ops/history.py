@@ -4,7 +4,9 @@ Made from copies of the recorder and the counters, one a second, on whatever thr
 """
 
 from collections import Counter, deque
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from functools import reduce
+from operator import add
 from typing import NamedTuple, TypeVar
 
 from fraudgate.latency.histogram import Distribution, Filled
@@ -49,6 +51,17 @@ class Window(NamedTuple):
             batch_rows=tuple(n - m for n, m in zip(after.batch_rows, before.batch_rows, strict=True)),
         )
 
+    @classmethod
+    def total(cls, windows: Sequence["Window"]) -> "Window":
+        """Windows that follow each other, as one; at least one."""
+        return cls(
+            seconds=sum(each.seconds for each in windows),
+            stages={stage: reduce(add, (each.stages[stage] for each in windows)) for stage in STAGES},
+            decisions=_added(each.decisions for each in windows),
+            refusals=_added(each.refusals for each in windows),
+            batch_rows=tuple(map(sum, zip(*(each.batch_rows for each in windows), strict=True))),
+        )
+
     @property
     def decided(self) -> int:
         return sum(self.decisions.values())
@@ -83,13 +96,20 @@ class Second(NamedTuple):
 
 
 class History:
-    """Fed with samples about a second apart, and read, on one thread."""
+    """Fed with samples about a second apart, and read, on one thread.
+
+    What happened between samples is kept, and of the samples the last: each holds every latency there was since the
+    start, a megabyte and more after some minutes.
+    """
 
     def __init__(self) -> None:
         self.seconds: deque[Second] = deque(maxlen=SECONDS_KEPT)
-        self._short: deque[Sample] = deque(maxlen=SHORT_SECONDS + 1)
-        self._long: deque[Sample] = deque(maxlen=LONG_SECONDS // SHORT_SECONDS + 1)
-        """One in ``SHORT_SECONDS``: a sample weighs some hundred kilobytes."""
+        self._latest: Sample | None = None
+        self._short: deque[Window] = deque(maxlen=SHORT_SECONDS)
+        self._long: deque[Window] = deque(maxlen=LONG_SECONDS // SHORT_SECONDS)
+        """Of ``SHORT_SECONDS`` or a little more."""
+        self._open: list[Window] = []
+        """Since the last of those."""
         self._number = 0
 
     def __repr__(self) -> str:
@@ -97,22 +117,31 @@ class History:
 
     def add(self, sample: Sample, wall_ns: int) -> None:
         """Take the next sample, which must not be older than the last one."""
-        if self._short:
-            self.seconds.append(self._summary(Window.between(self._short[-1], sample), wall_ns))
-        if not self._long or sample.at_ns - self._long[-1].at_ns >= SHORT_SECONDS * SECOND_NS:
-            self._long.append(sample)
-        self._short.append(sample)
+        if self._latest is not None:
+            window = Window.between(self._latest, sample)
+            self.seconds.append(self._summary(window, wall_ns))
+            self._short.append(window)
+            self._open.append(window)
+            if sum(each.seconds for each in self._open) >= SHORT_SECONDS:
+                self._long.append(Window.total(self._open))
+                self._open = []
+        self._latest = sample
 
     def short(self) -> Window:
         """The last ``SHORT_SECONDS``, or as much as there is; of no length before the second sample."""
-        return Window.between(self._short[0], self._short[-1])
+        return self._total(self._short)
 
     def long(self) -> Window:
         """The last ``LONG_SECONDS`` and up to ``SHORT_SECONDS`` more, or as much as there is."""
-        return Window.between(self._long[0], self._short[-1])
+        return self._total([*self._long, *self._open])
 
     def latest(self) -> Sample:
-        return self._short[-1]
+        """There must be one."""
+        assert self._latest is not None
+        return self._latest
+
+    def _total(self, windows: Sequence[Window]) -> Window:
+        return Window.total(windows) if windows else Window.between(self.latest(), self.latest())
 
     def _summary(self, window: Window, wall_ns: int) -> Second:
         self._number += 1
@@ -128,6 +157,13 @@ def _since(later: Distribution, earlier: Distribution) -> Distribution:
     return Distribution(
         grown.indices, grown.counts, later.over_range - earlier.over_range, later.negative - earlier.negative
     )
+
+
+def _added(counts: Iterable[Mapping[_Key, int]]) -> dict[_Key, int]:
+    added: Counter[_Key] = Counter()
+    for each in counts:
+        added.update(each)
+    return dict(added)
 
 
 def _grown(before: Mapping[_Key, int], after: Mapping[_Key, int]) -> dict[_Key, int]:
