@@ -12,6 +12,7 @@ from fraudgate.latency.histogram import (
     RANGE_TOP_NS,
     SIGNIFICANT_DIGITS,
     Distribution,
+    Packed,
     index_of,
     indices_of,
 )
@@ -115,6 +116,18 @@ def test_adding_distributions_equals_recording_both(first: list[int], second: li
     a.record("total", np.array(first, np.int64))
     b.record("total", np.array(second, np.int64))
     assert_equal(a.since_start()["total"] + b.since_start()["total"], first + second)
+
+
+@given(VALUES, VALUES)
+@settings(max_examples=30, deadline=None)
+def test_packing_and_unpacking_equals_recording_both(first: list[int], second: list[int]) -> None:
+    parts = []
+    for values in (first, second):
+        recorder = Recorder()
+        recorder.record("total", np.array(values, np.int64))
+        parts.append(Packed.of(recorder.since_start()["total"]))
+    assert_equal(parts[0].unpacked(), first)
+    assert_equal(Packed.total(parts).unpacked(), first + second)
 
 
 @given(st.lists(TIMES, min_size=1, max_size=64), st.integers(1, RANGE_TOP_NS))

@@ -63,8 +63,8 @@ class Fed:
 
 
 def told(window: Window) -> object:
-    stages = {stage: (values.indices.tolist(), values.counts.tolist()) for stage, values in window.stages.items()}
-    return window._replace(stages={}), stages
+    stages = {stage: (values.indices.tolist(), values.counts.tolist()) for stage, values in window.packed.items()}
+    return window._replace(packed={}), stages
 
 
 def test_windows_are_the_differences_of_samples() -> None:
@@ -98,7 +98,7 @@ def test_windows_and_seconds_are_bounded() -> None:
     short, long = fed.history.short(), fed.history.long()
     assert (short.seconds, short.decided, sum(short.batch_rows)) == (SHORT_SECONDS,) * 3
     assert LONG_SECONDS <= long.seconds < LONG_SECONDS + SHORT_SECONDS
-    assert long.decided == long.stages["total"].count == long.seconds
+    assert long.decided == long.stage("total").count == long.seconds
 
 
 def test_the_window_of_one_sample_is_empty() -> None:
@@ -232,7 +232,7 @@ def test_the_spectrum_tells_only_percentiles_that_there_are_values_for() -> None
     fed = Fed()
     fed.second()
     fed.second(*range(1, 1_001))
-    spectrum = dashboard._spectrum(fed.history.long().stages["total"])
+    spectrum = dashboard._spectrum(fed.history.long().stage("total"))
     assert [percent for percent, _ in spectrum][-3:] == [99.75, 99.9, 100.0]
     assert spectrum[-1][1] == 1_000
 

@@ -5,11 +5,12 @@ then 1,024 for every doubling. That is the layout of a binary floating-point num
 bucket of many values at once is a conversion to float64 and a shift.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from hdrh.histogram import HdrHistogram
 
 from fraudgate.limits import SECOND_NS
@@ -186,6 +187,34 @@ class Distribution:
             histogram.min_value = histogram.get_value_from_index(int(self.indices[0]))
             histogram.max_value = self.max_ns
         return histogram
+
+
+class Packed(NamedTuple):
+    """A distribution of fewer than 2^32 values, to be kept: 6 bytes a bucket where that takes 24."""
+
+    indices: npt.NDArray[np.uint16]
+    counts: npt.NDArray[np.uint32]
+    over_range: int
+    negative: int
+
+    @classmethod
+    def of(cls, values: Distribution) -> "Packed":
+        indices, counts = values.indices.astype(np.uint16), values.counts.astype(np.uint32)
+        return cls(indices, counts, values.over_range, values.negative)
+
+    @classmethod
+    def total(cls, parts: Iterable["Packed"]) -> "Packed":
+        """All values of the parts, together fewer than 2^32."""
+        counts, over_range, negative = np.zeros(BUCKETS, np.uint32), 0, 0
+        for part in parts:
+            counts[part.indices] += part.counts
+            over_range += part.over_range
+            negative += part.negative
+        filled = np.flatnonzero(counts)
+        return cls(filled.astype(np.uint16), counts[filled], over_range, negative)
+
+    def unpacked(self) -> Distribution:
+        return Distribution(self.indices.astype(np.int64), self.counts.astype(np.int64), self.over_range, self.negative)
 
 
 def _added_up(indices: Int64, counts: Int64) -> tuple[Int64, Int64]:

@@ -74,15 +74,16 @@ def dashboard_state(
 ) -> dict[str, Any]:
     """All that the page shows, JSON-able; times in nanoseconds, rates a second. A block a line."""
     short, long, latest = history.short(), history.long(), history.latest()
+    total = long.stage("total")
     return {
         "wall_ms": wall_ns // 1_000_000,
         "server": {**identity._asdict(), "serving": serving},
-        "verdict": verdict(short.stages["total"], identity.budget_ns),
-        "verdict_long": verdict(long.stages["total"], identity.budget_ns),
+        "verdict": verdict(short.stage("total"), identity.budget_ns),
+        "verdict_long": verdict(total, identity.budget_ns),
         "rates": {"decisions": short.rate(short.decided), "refusals": short.rate(short.refused)},
         "window_seconds": long.seconds,
-        "stages": [_stage(stage, values) for stage, values in long.stages.items()],
-        "spectrum": _spectrum(long.stages["total"]),
+        "stages": [_stage(stage, long.stage(stage)) for stage in STAGES],
+        "spectrum": _spectrum(total),
         "batches": long.batch_rows[1:],
         "refusals": _refusals(latest.counters.refusals, short),
         "fallbacks": [_fallback(fallback, count) for fallback, count in short.fallbacks().items()],

@@ -5,11 +5,9 @@ Made from copies of the recorder and the counters, one a second, on whatever thr
 
 from collections import Counter, deque
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from functools import reduce
-from operator import add
 from typing import NamedTuple, TypeVar
 
-from fraudgate.latency.histogram import Distribution, Filled
+from fraudgate.latency.histogram import Distribution, Packed
 from fraudgate.latency.recorder import STAGES, CountersCopy
 from fraudgate.limits import SECOND_NS
 from fraudgate.transaction import Decision, Fallback
@@ -33,7 +31,8 @@ class Window(NamedTuple):
     """What happened between two samples."""
 
     seconds: float
-    stages: dict[str, Distribution]
+    packed: Mapping[str, Packed]
+    """By stage; some twenty windows are kept."""
     decisions: dict[tuple[Decision, Fallback], int]
     refusals: dict[str, int]
     """By reason; those that happened only."""
@@ -45,7 +44,7 @@ class Window(NamedTuple):
         before, after = earlier.counters, later.counters
         return cls(
             seconds=(later.at_ns - earlier.at_ns) / SECOND_NS,
-            stages={stage: _since(later.stages[stage], earlier.stages[stage]) for stage in STAGES},
+            packed={stage: Packed.of(later.stages[stage].since(earlier.stages[stage])) for stage in STAGES},
             decisions=_grown(before.decisions, after.decisions),
             refusals=_grown(before.refusals, after.refusals),
             batch_rows=tuple(n - m for n, m in zip(after.batch_rows, before.batch_rows, strict=True)),
@@ -56,11 +55,14 @@ class Window(NamedTuple):
         """Windows that follow each other, as one; at least one."""
         return cls(
             seconds=sum(each.seconds for each in windows),
-            stages={stage: reduce(add, (each.stages[stage] for each in windows)) for stage in STAGES},
+            packed={stage: Packed.total(each.packed[stage] for each in windows) for stage in STAGES},
             decisions=_added(each.decisions for each in windows),
             refusals=_added(each.refusals for each in windows),
             batch_rows=tuple(map(sum, zip(*(each.batch_rows for each in windows), strict=True))),
         )
+
+    def stage(self, name: str) -> Distribution:
+        return self.packed[name].unpacked()
 
     @property
     def decided(self) -> int:
@@ -146,17 +148,10 @@ class History:
     def _summary(self, window: Window, wall_ns: int) -> Second:
         self._number += 1
         p50, p99 = (
-            tuple(values.percentile(percent) if values.count else None for values in window.stages.values())
+            tuple(values.percentile(percent) if values.count else None for values in map(window.stage, STAGES))
             for percent in (50, 99)
         )
         return Second(self._number, wall_ns, window.rate(window.decided), window.rate(window.refused), p50, p99)
-
-
-def _since(later: Distribution, earlier: Distribution) -> Distribution:
-    grown = Filled(later.indices, later.counts).since(Filled(earlier.indices, earlier.counts))
-    return Distribution(
-        grown.indices, grown.counts, later.over_range - earlier.over_range, later.negative - earlier.negative
-    )
 
 
 def _added(counts: Iterable[Mapping[_Key, int]]) -> dict[_Key, int]:
