@@ -16,8 +16,8 @@ from fraudgate.latency.histogram import (
     index_of,
     indices_of,
 )
-from fraudgate.latency.recorder import Recorder
-from fraudgate.transaction import Int64
+from fraudgate.latency.recorder import Increments, Recorder
+from fraudgate.transaction import Int64, decided_rows
 
 PERCENTS = [0.001, 1, 50, 90, 99, 99.9, 100]
 POWERS = st.integers(0, 61).flatmap(lambda bits: st.integers(-2, 2).map(lambda step: (1 << bits) + step))
@@ -128,6 +128,22 @@ def test_packing_and_unpacking_equals_recording_both(first: list[int], second: l
         parts.append(Packed.of(recorder.since_start()["total"]))
     assert_equal(parts[0].unpacked(), first)
     assert_equal(Packed.total(parts).unpacked(), first + second)
+
+
+@given(st.lists(st.tuples(TIMES, st.booleans()), max_size=48), st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_increments_add_up_to_everything(decided: list[tuple[int, bool]], native: bool) -> None:
+    recorder = Recorder(native=native)
+    increments, taken, parts = Increments(recorder), list[int](), []
+    for total_ns, take in decided:
+        recorder.record_batch(decided_rows(1, 1, 0, 0, 0, total_ns))
+        taken.append(total_ns)
+        if take:
+            parts.append(increments.take()["total"])
+            assert_equal(parts[-1].unpacked(), taken)
+            taken = []
+    parts.append(increments.take()["total"])
+    assert_equal(Packed.total(parts).unpacked(), [total_ns for total_ns, _ in decided])
 
 
 @given(st.lists(TIMES, min_size=1, max_size=64), st.integers(1, RANGE_TOP_NS))

@@ -4,7 +4,7 @@ import json
 import random
 import re
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -12,7 +12,8 @@ import pytest
 
 from fraudgate.editions import Edition, Editions
 from fraudgate.guardrails.reasons import RuleTexts, mark_texts
-from fraudgate.latency.recorder import STAGES, Counters, Recorder
+from fraudgate.latency.histogram import Distribution, Packed
+from fraudgate.latency.recorder import STAGES, Counters, CountersCopy, Increments, Recorder
 from fraudgate.limits import MILLISECOND_NS, SECOND_NS
 from fraudgate.ops import dashboard
 from fraudgate.ops.dashboard import Dashboard, Identity, Recent, recent_decisions, verdict
@@ -46,6 +47,7 @@ class Fed:
 
     def __init__(self) -> None:
         self.recorder, self.counters, self.history, self.now_ns = Recorder(), Counters(), History(), 0
+        self.increments = Increments(self.recorder)
 
     def second(self, *totals_ns: int) -> None:
         """One second, in which decisions with these latencies were made, one a batch."""
@@ -55,27 +57,40 @@ class Fed:
             self.counters.count_decisions(decided["decision"], decided["fallback"])
             self.counters.count_batch(1)
         self.now_ns += SECOND_NS
-        sample = Sample(self.now_ns, self.recorder.since_start(), self.counters.copy())
+        sample = Sample(self.now_ns, self.increments.take(), self.counters.copy())
         self.history.add(sample, self.now_ns)
 
 
 # -- history -----------------------------------------------------------------------------------------------------------
 
 
+class SinceStart(NamedTuple):
+    """The naive way: everything since the start, sample by sample."""
+
+    at_ns: int
+    stages: dict[str, Distribution]
+    counters: CountersCopy
+
+    def until(self, later: "SinceStart") -> Window:
+        packed = {stage: Packed.of(later.stages[stage].since(self.stages[stage])) for stage in STAGES}
+        before, after = Sample(self.at_ns, {}, self.counters), Sample(later.at_ns, packed, later.counters)
+        return Window.between(before, after)
+
+
 def told(window: Window) -> object:
-    stages = {stage: (values.indices.tolist(), values.counts.tolist()) for stage, values in window.packed.items()}
+    stages = {name: (window.packed[name].indices.tolist(), window.packed[name].counts.tolist()) for name in STAGES}
     return window._replace(packed={}), stages
 
 
 def test_windows_are_the_differences_of_samples() -> None:
-    draw, fed, samples = random.Random(3), Fed(), list[Sample]()
+    draw, fed, samples = random.Random(3), Fed(), list[SinceStart]()
     for _ in range(95):
         fed.second(*(draw.randrange(1, 80 * MILLISECOND_NS) for _ in range(draw.randrange(4))))
-        samples.append(fed.history.latest())
+        samples.append(SinceStart(fed.now_ns, fed.recorder.since_start(), fed.counters.copy()))
         short, long = fed.history.short(), fed.history.long()
-        assert told(short) == told(Window.between(samples[-min(len(samples), SHORT_SECONDS + 1)], samples[-1]))
+        assert told(short) == told(samples[-min(len(samples), SHORT_SECONDS + 1)].until(samples[-1]))
         first = max(0, (len(samples) - 1) // SHORT_SECONDS * SHORT_SECONDS - LONG_SECONDS)
-        assert told(long) == told(Window.between(samples[first], samples[-1]))
+        assert told(long) == told(samples[first].until(samples[-1]))
 
 
 def test_a_second_holds_what_happened_in_it_alone() -> None:

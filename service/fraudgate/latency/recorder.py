@@ -20,6 +20,7 @@ from fraudgate.latency.histogram import (
     Distribution,
     Filled,
     LatencyReport,
+    Packed,
     index_of,
     indices_of,
     summarise,
@@ -188,6 +189,16 @@ class Recorder:
             self._base = (now_ns, copy)
         return summarise(_distributions(copy, base), self.budget_ns, now_ns - start_ns)
 
+    def advance(self, seen: Mapping[str, Int64], scratch: Int64) -> dict[str, Packed]:
+        """What every stage recorded that is not yet in ``seen``, int64[CELLS] each; then it is. scratch: one such."""
+        with self._waiting.still:
+            waiting = self._waiting.seen()
+            indices = _stage_indices(waiting) if waiting else {}
+            return {
+                stage: _advanced(cells, seen[stage], scratch, indices.get(stage))
+                for stage, cells in self._cells.items()
+            }
+
     def _copy(self) -> dict[str, Filled]:
         with self._waiting.still:
             copy = {stage: Filled.copy(cells) for stage, cells in self._cells.items()}
@@ -195,6 +206,30 @@ class Recorder:
         if waiting:
             copy |= {stage: copy[stage].plus(indices) for stage, indices in _stage_indices(waiting).items()}
         return copy
+
+
+def _advanced(cells: Int64, seen: Int64, scratch: Int64, waiting: Int64 | None) -> Packed:
+    np.subtract(cells, seen, out=scratch)
+    if waiting is not None:
+        np.add.at(scratch, waiting, 1)
+    grown = Filled.copy(scratch)
+    seen[grown.indices] += grown.counts
+    return Packed.of(Distribution.of(grown))
+
+
+class Increments:
+    """What every stage recorded between one ``take`` and the next, for a reader that comes often.
+
+    It makes no copies of everything since the start, which grow for minutes, and leave holes between what is kept.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder, self._scratch = recorder, np.zeros(CELLS, np.int64)
+        self._seen = {stage: np.zeros(CELLS, np.int64) for stage in (*STAGES, *SHARES)}
+
+    def take(self) -> dict[str, Packed]:
+        """The first: since the start."""
+        return self._recorder.advance(self._seen, self._scratch)
 
 
 def _stage_indices(batches: Sequence[Answers]) -> dict[str, Int64]:

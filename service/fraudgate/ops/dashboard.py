@@ -17,7 +17,7 @@ from fraudgate.engines.fleet import Fleet
 from fraudgate.engines.report import FleetReport
 from fraudgate.ladder import Ladder, LadderReport
 from fraudgate.latency.histogram import Distribution
-from fraudgate.latency.recorder import STAGES, Counters, Recorder
+from fraudgate.latency.recorder import STAGES, Counters, Increments, Recorder
 from fraudgate.latency.spans import Spans
 from fraudgate.limits import SECOND_NS
 from fraudgate.ops.answers import BUSY, Answer, Query, RateBound, Route, Shared, tagged
@@ -194,7 +194,7 @@ class Dashboard:
         ladder: Ladder | None = None,
         editions: Editions | None = None,
     ) -> None:
-        self._recorder, self._counters, self._ready, self._identity = recorder, counters, ready, identity
+        self._increments, self._counters, self._ready, self._identity = Increments(recorder), counters, ready, identity
         self._clock, self._wall = clock, wall
         self._drift, self._fleet, self._ladder, self._editions = drift, fleet, ladder, editions
         self._recent = Recent()
@@ -211,7 +211,7 @@ class Dashboard:
         if now_ns < self._due_ns:
             return
         self._due_ns = max(self._due_ns + SECOND_NS, now_ns + SECOND_NS // 2)
-        sample = Sample(now_ns, self._recorder.since_start(), self._counters.copy())
+        sample = Sample(now_ns, self._increments.take(), self._counters.copy())
         self._history.add(sample, self._wall())
         self._viewers = max(self._polls * self._poll_ms() / POLL_MS, self._viewers * VIEWERS_KEPT)
         self._polls = 0

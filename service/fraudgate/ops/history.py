@@ -20,15 +20,16 @@ _Key = TypeVar("_Key", bound=Hashable)
 
 
 class Sample(NamedTuple):
-    """What recorder and counters held at one instant, since the start."""
+    """What was recorded since the sample before, and what the counters held, since the start."""
 
     at_ns: int
-    stages: Mapping[str, Distribution]
+    packed: Mapping[str, Packed]
+    """By stage."""
     counters: CountersCopy
 
 
 class Window(NamedTuple):
-    """What happened between two samples."""
+    """What happened between one sample and the next, or in some such windows."""
 
     seconds: float
     packed: Mapping[str, Packed]
@@ -44,7 +45,7 @@ class Window(NamedTuple):
         before, after = earlier.counters, later.counters
         return cls(
             seconds=(later.at_ns - earlier.at_ns) / SECOND_NS,
-            packed={stage: Packed.of(later.stages[stage].since(earlier.stages[stage])) for stage in STAGES},
+            packed=later.packed,
             decisions=_grown(before.decisions, after.decisions),
             refusals=_grown(before.refusals, after.refusals),
             batch_rows=tuple(n - m for n, m in zip(after.batch_rows, before.batch_rows, strict=True)),
@@ -98,11 +99,7 @@ class Second(NamedTuple):
 
 
 class History:
-    """Fed with samples about a second apart, and read, on one thread.
-
-    What happened between samples is kept, and of the samples the last: each holds every latency there was since the
-    start, a megabyte and more after some minutes.
-    """
+    """Fed with samples about a second apart, and read, on one thread."""
 
     def __init__(self) -> None:
         self.seconds: deque[Second] = deque(maxlen=SECONDS_KEPT)
@@ -143,7 +140,10 @@ class History:
         return self._latest
 
     def _total(self, windows: Sequence[Window]) -> Window:
-        return Window.total(windows) if windows else Window.between(self.latest(), self.latest())
+        if windows:
+            return Window.total(windows)
+        latest = self.latest()
+        return Window.between(latest, latest._replace(packed={stage: Packed.total(()) for stage in STAGES}))
 
     def _summary(self, window: Window, wall_ns: int) -> Second:
         self._number += 1
