@@ -5,6 +5,7 @@ import inspect
 import re
 import runpy
 import threading
+import weakref
 from collections import Counter
 from pathlib import Path
 
@@ -152,6 +153,22 @@ def test_a_reader_never_makes_the_recording_thread_wait() -> None:
     assert seen == [list(range(101))], "and nothing is lost"
     with waiting.still:
         assert waiting.seen() == []
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_what_was_decided_while_a_reader_copied_is_not_kept_for_ever(native: bool) -> None:
+    latency = Recorder(native=native)
+    kept = []
+    with latency._waiting.still:
+        for _ in range(100):
+            decided = decided_rows(32, 1, 0, 0, 0, MS)
+            kept.append(weakref.ref(decided))
+            latency.record_batch(decided)
+        del decided
+    for _ in range(32):  # as many as may wait
+        latency.record_batch(decided_rows(1, 1, 0, 0, 0, MS))
+    assert not any(each() is not None for each in kept)
+    assert latency.since_start()["total"].count == 100 * 32 + 32
 
 
 def test_readers_on_other_threads_see_every_decided_row_once() -> None:

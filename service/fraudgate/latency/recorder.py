@@ -93,10 +93,16 @@ class Waiting(Generic[_T]):
         self._things.append(thing)
         if len(self._things) >= self._waiting_max and self.still.acquire(blocking=False):
             try:
-                things, self._things = self._things, []
-                self._add_up(things)
+                self.settle()
             finally:
                 self.still.release()
+
+    def settle(self) -> None:
+        """Add up what waits; for the one that puts, while it holds ``still``."""
+        assert self.still.locked()
+        if self._things:
+            things, self._things = self._things, []
+            self._add_up(things)
 
     def seen(self) -> list[_T]:
         """What waits now; for a reader that holds ``still`` and has copied, or will copy, what is added up."""
@@ -134,6 +140,7 @@ class Recorder:
         still = self._waiting.still
         if self._kernel is not None and still.acquire(blocking=False):
             try:
+                self._waiting.settle()  # of batches that were decided while a reader copied
                 spans: Spans = self._kernel.add(decided.tobytes())
             finally:
                 still.release()
