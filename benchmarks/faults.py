@@ -19,7 +19,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
@@ -44,6 +44,8 @@ FAULT_MS = 120.0
 STRIKES = 5
 PAUSE_SECONDS, SETTLED_SECONDS = 0.3, 0.5
 HOGS_PER_CORE, HOG_SECONDS = 30, 3.0
+LATE_MIN, STRIKES_MAX = 200, 100
+"""A share of fewer transactions would be decided by one or two strikes."""
 UNREAD_CALLS = 100
 EVENT_NOW = "2031-01-01T00:00:00+00:00"
 _OVER_BUDGET = re.compile(r'^fraudgate_over_budget_total\{cause="(\w+)"\} (\S+)', re.MULTILINE)
@@ -155,11 +157,15 @@ def _neighbours(_place: Place, _load: Load) -> None:
     """Others on the same cores, each in a session of its own: the scheduler may give each session the same share."""
     count = HOGS_PER_CORE * (os.cpu_count() or 1)
     command = [sys.executable, "-c", "while True: pass"]
-    hogs = [subprocess.Popen(command, start_new_session=True) for _ in range(count)]
-    time.sleep(HOG_SECONDS)
-    for hog in hogs:
-        hog.kill()
-        hog.wait()
+    with ExitStack() as stack:
+        for _ in range(count):
+            stack.callback(_end, subprocess.Popen(command, start_new_session=True))
+        time.sleep(HOG_SECONDS)
+
+
+def _end(hog: subprocess.Popen[bytes]) -> None:
+    hog.kill()
+    hog.wait()
 
 
 def _burst(_place: Place, load: Load) -> None:
@@ -188,7 +194,7 @@ class Fault:
 FAULTS = {
     "store": Fault(_strike("store"), ("store_slow",)),
     "lock": Fault(_lock, ("lock", "interpreter")),
-    "steal": Fault(_steal, ("cpu_steal",), strikes=20),
+    "steal": Fault(_steal, ("cpu_steal",), strikes=40),
     "swap": Fault(_swap, ("swap", "engine_opening")),
     "fsync": Fault(_strike("fsync_locked"), ("log_write",)),
     "burst": Fault(_burst, ("burst",), strikes=3, pause_seconds=3.0),  # a rate is unusual where another is usual
@@ -203,13 +209,14 @@ what could come late, and a burst over what the real engine can do would be a fi
 QUEUE_ROWS_MAX = 16_384
 
 
-def measure(place: Place, load: Load, fault: Fault, strikes: int) -> Counter[str]:
-    """Transactions over the budget by cause while the fault strikes so often."""
-    before = place.over_budget()
+def measure(place: Place, load: Load, fault: Fault, strikes: int, late_min: int = 0) -> Counter[str]:
+    """Transactions over the budget by cause while the fault strikes so often, or more often until ``late_min`` are."""
+    before, struck = place.over_budget(), 0
     with load.steadily():
-        for _ in range(strikes):
+        while struck < strikes or (struck < STRIKES_MAX and (place.over_budget() - before).total() < late_min):
             fault.strike(place, load)
             time.sleep(fault.pause_seconds)
+            struck += 1
     return place.over_budget() - before
 
 
@@ -248,7 +255,7 @@ def figures(names: Sequence[str] = tuple(FAULTS)) -> dict[str, float]:
 
 def _shares(name: str, place: Place, load: Load) -> dict[str, float]:
     fault = FAULTS[name]
-    late = measure(place, load, fault, fault.strikes)
+    late = measure(place, load, fault, fault.strikes, LATE_MIN)
     share = explained(late, fault.causes)
     print(f"  {name:12} {late.total():6,} late, {share:7.2%} explained: {dict(late)}", file=sys.stderr)
     if not late:

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from fraudgate.latency.budget import STAGES, Budget
 from fraudgate.latency.causes import (
     ABOUT,
+    BY_THE_CLOCK,
     CAUSES,
+    LOOPS_WAIT,
     NAMES,
     ONLY_WITH,
     RIVALS,
@@ -49,6 +51,7 @@ def score(found: list[Event], cause: str, start_ns: int, end_ns: int) -> int:
 
 def named(found: list[Event], start_ns: int, end_ns: int, lacking_ns: int) -> str:
     scores = {cause: score(found, cause, start_ns, end_ns) for cause in (*CAUSES, SIGN)}
+    scores |= {cause: max(scores[cause] - scores[LOOPS_WAIT], 0) for cause in BY_THE_CLOCK}
     together = min(sum(scores[cause] for cause in WAITS), end_ns - start_ns)
     rival, wait = (max(scores[cause] for cause in group) for group in (RIVALS, WAITS))
     scores |= dict.fromkeys((*(RIVALS if rival < wait else ()), *(WAITS if wait < rival else ())), 0)

@@ -167,3 +167,31 @@ def test_the_witness_settles_and_sees_no_stop_where_a_thread_keeps_the_interpret
     witness.stop()
     assert counted.counters.copy().over_budget == {"unexplained": 1}
     assert not counted.timeline.touches("cpu_steal", 0, 2**62)
+
+
+@pytest.mark.parametrize(
+    ("ran_ms", "waited_ms", "switches", "noted"),
+    [(1, 0, 2, True), (110, 0, 2, False), (1, 110, 3, False), (30, 5, 60, False)],
+    ids=["stopped", "explained much", "no CPU", "shared the interpreter with a busy loop"],
+)
+def test_a_process_that_stands_still_while_the_witness_works_is_seen(
+    monkeypatch: pytest.MonkeyPatch, ran_ms: int, waited_ms: int, switches: int, noted: bool
+) -> None:
+    """Its settling takes 120 ms of the clock, and of its own counters what the case says."""
+    monkeypatch.setattr(witnesses, "FRONT_END", "no such thread")
+    counted = Counted()
+    now, settled = [0, 0, 0, 0], threading.Event()
+
+    def settle(now_ns: int) -> None:
+        if not settled.is_set() and now[0] == 0:
+            now[:] = [120 * MS, ran_ms * MS, waited_ms * MS, switches]
+        elif now[0]:
+            settled.set()
+
+    monkeypatch.setattr(counted.overruns, "settle", settle)
+    monkeypatch.setattr(Witness, "_look", lambda *_: witnesses.Look(*now))
+    witness = Witness(counted.timeline, counted.overruns, lambda: now[0])
+    witness.start()
+    assert settled.wait(10)
+    witness.stop()
+    assert counted.timeline.touches("cpu_steal", 0, 120 * MS) == noted

@@ -79,5 +79,28 @@ def test_long_collections_are_noted_short_ones_are_not() -> None:
     assert timeline.since(0).events == [Event("gc", 99_999, 199_999, "generation 1")]
 
 
+def test_a_collection_is_seen_before_its_thread_comes_to_say_its_end() -> None:
+    timeline, clock = Timeline(), FakeClock(1_000)
+    pauses = GcPauses(Recorder(), clock, timeline)
+    pauses("stop", {"generation": 2})  # of one that began before somebody listened
+    assert not timeline.since(0).events
+    pauses("start", {"generation": 2})
+    assert timeline.touches("gc", 2_000, 3_000)
+    clock.now_ns += 200_000
+    pauses("stop", {"generation": 2})
+    assert timeline.since(0).events == [Event("gc", 1_000, 201_000, "generation 2")]
+
+
+def test_what_goes_on_ends_wherever_it_stands() -> None:
+    timeline = Timeline(events_max=2)
+    first, second = timeline.begin("gc", 1), timeline.begin("gc", 2)
+    timeline.end(first)
+    assert timeline.since(0).events == [second]
+    timeline.note("gc", 3, 4)
+    timeline.note("gc", 5, 6)
+    timeline.end(second)  # pushed out
+    assert [event.start_ns for event in timeline.since(0).events] == [3, 5]
+
+
 def test_every_cause_says_what_it_means() -> None:
     assert all(text.endswith(".") for text in CAUSES.values())

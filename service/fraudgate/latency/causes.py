@@ -3,8 +3,10 @@
 The cause is what covers most of the stage, and at least half of what it took over its allowance. Of those that cover
 about as much the first in ``CAUSES`` is named: what stops everything comes before what is slow by itself, and that
 before what may be only its sign; ``SIGN`` is asked last of all. What counters measure over the row's own time is no
-sign: of ``WAITS`` and ``RIVALS`` only the larger share counts, so that many rows are told from few CPUs. Waits for a
-CPU of two threads, one after the other, may be long only together. A row that waited in the queue and that nothing
+sign: of ``WAITS`` and ``RIVALS`` only the larger share counts, so that many rows are told from few CPUs; and while the
+loop was ready to run and had no CPU, it neither stood still nor lacked the interpreter, whatever another thread saw
+(``BY_THE_CLOCK``): who keeps the interpreter may be the loop itself, without a CPU. Waits for a CPU of two threads, one
+after the other, may be long only together. A row that waited in the queue and that nothing
 covers is asked for once more from the beginning of its backlog on: it stood behind others that were delayed. What
 nothing covers is ``UNEXPLAINED``.
 """
@@ -29,7 +31,10 @@ CAUSES = (
 )
 ONLY_WITH = {"log_write": "lock", "engine_opening": "cpu_wait"}
 """What threads of their own do delays nothing, unless the loop was blocked just then, or lacked a CPU."""
-WAITS = ("cpu_wait", "front_wait")
+LOOPS_WAIT = "cpu_wait"
+WAITS = (LOOPS_WAIT, "front_wait")
+BY_THE_CLOCK = ("cpu_steal", "gc", "interpreter")
+"""Seen by two instants: what the loop waited for a CPU between them is the wait's."""
 RIVALS = ("burst", "overload", "log_write", "lock", "busy_spin")
 """A thread did something else meanwhile than to wait for a CPU."""
 SIGN = "loop_stall"
@@ -113,6 +118,9 @@ def _named(covers: Mapping[str, Measure], start_ns: Int64, end_ns: Int64, lackin
     """The number in ``NAMES`` of each row's cause, -1 where none covers enough."""
     names, none_ns = np.full(len(start_ns), -1), np.zeros(len(start_ns), np.int64)
     scores_ns = {cause: _score_ns(covers, cause, start_ns, end_ns) for cause in (*CAUSES, SIGN) if cause in covers}
+    for cause in BY_THE_CLOCK:
+        if cause in scores_ns:
+            scores_ns[cause] = np.maximum(scores_ns[cause] - scores_ns.get(LOOPS_WAIT, none_ns), 0)
     together_ns = np.minimum(sum(scores_ns.get(cause, 0) for cause in WAITS), end_ns - start_ns)
     rival_ns, wait_ns = (np.max([scores_ns.get(each, none_ns) for each in group], axis=0) for group in (RIVALS, WAITS))
     for lost, group in ((rival_ns < wait_ns, RIVALS), (wait_ns < rival_ns, WAITS)):

@@ -15,7 +15,7 @@ from fraudgate.latency.lateness import Rate, Sample, cause_of
 from fraudgate.latency.progress import Progress
 from fraudgate.latency.recorder import Counters, Recorder
 from fraudgate.latency.scheduler import RunQueue
-from fraudgate.latency.timeline import SlowRuns, Timeline
+from fraudgate.latency.timeline import Event, SlowRuns, Timeline
 from fraudgate.limits import MICROSECOND_NS, MILLISECOND_NS, SECOND_NS
 
 TICK_NS = 10 * MILLISECOND_NS
@@ -100,21 +100,28 @@ class GcKeeper:
 
 
 class GcPauses:
-    """A ``gc.callbacks`` entry that records every collection, whoever started it, as stage ``gc_pause``."""
+    """A ``gc.callbacks`` entry that records every collection, whoever started it, as stage ``gc_pause``.
+
+    It stands in the timeline from its beginning on: the thread that collected may wait long until it can say the end.
+    """
 
     def __init__(self, recorder: Recorder, clock: Clock = monotonic_ns, timeline: Timeline | None = None) -> None:
         self._recorder, self._clock = recorder, clock
         self._timeline = timeline or Timeline()
-        self._start_ns = 0
+        self._begun: Event | None = None
 
     def __call__(self, phase: str, info: Mapping[str, Any]) -> None:
         now_ns = self._clock()
         if phase == "start":
-            self._start_ns = now_ns
+            self._begun = self._timeline.begin("gc", now_ns)
             return
-        self._recorder.record_one("gc_pause", now_ns - self._start_ns)
-        if now_ns - self._start_ns >= NOTED_PAUSE_NS:
-            self._timeline.note("gc", self._start_ns, now_ns, f"generation {info['generation']}")
+        begun, self._begun = self._begun, None
+        if begun is None:  # it had begun before somebody listened
+            return
+        self._timeline.end(begun)
+        self._recorder.record_one("gc_pause", now_ns - begun.start_ns)
+        if now_ns - begun.start_ns >= NOTED_PAUSE_NS:
+            self._timeline.note("gc", begun.start_ns, now_ns, f"generation {info['generation']}")
 
 
 class LoopWatch:

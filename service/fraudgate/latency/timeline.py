@@ -73,18 +73,30 @@ class Timeline:
         else:
             self.note(cause, start_ns, end_ns)
 
+    def begin(self, cause: str, start_ns: int) -> Event:
+        """Keep an event that goes on until ``end``: whoever looks meanwhile sees it."""
+        begun = Event(cause, start_ns, start_ns + _LASTING_NS)
+        self._events[cause].append(begun)
+        return begun
+
+    def end(self, begun: Event) -> None:
+        """Forget what ``begin`` kept."""
+        events = self._events[begun.cause]
+        if events and events[-1] is begun:
+            events.pop()
+            return
+        with suppress(ValueError):  # others have pushed it out
+            events.remove(begun)
+
     @contextmanager
     def lasting(self, cause: str, clock: Callable[[], int]) -> Iterator[None]:
         """Note an event that lasts as long as what is done within, from its beginning on."""
-        start_ns = clock()
-        begun = Event(cause, start_ns, start_ns + _LASTING_NS)
-        self._events[cause].append(begun)
+        begun = self.begin(cause, clock())
         try:
             yield
         finally:
-            with suppress(ValueError):  # others have pushed it out
-                self._events[cause].remove(begun)
-            self.note(cause, start_ns, clock())
+            self.end(begun)
+            self.note(cause, begun.start_ns, clock())
 
     def touches(self, cause: str, start_ns: int, end_ns: int) -> bool:
         """Whether the last event of a cause touches ``start_ns..end_ns``."""

@@ -1,11 +1,14 @@
 """A second pair of eyes: a thread that sleeps, and sees by when it wakes up what the scoring loop cannot see by itself.
 
 When it too wakes up late, and neither waited for a CPU nor for the interpreter, the whole process stood still. It also
-looks how long the front end's threads waited for a CPU, and settles what was over the budget.
+looks how long the front end's threads waited for a CPU, and settles what was over the budget; a process that stands
+still meanwhile is seen by how long that took.
 """
 
 import resource
 import threading
+from time import thread_time_ns
+from typing import NamedTuple
 
 from fraudgate.clock import Clock, monotonic_ns
 from fraudgate.latency.lateness import cause_of_sleeper
@@ -19,6 +22,19 @@ NOTED_STILL_NS = 20 * MILLISECOND_NS
 NOTED_WAIT_NS = 5 * MILLISECOND_NS
 FRONT_END = "ingress"
 """The native front end's threads."""
+
+
+class Look(NamedTuple):
+    """What the thread has done by ``now_ns``: it ran, waited for a CPU, and gave its CPU away so often."""
+
+    now_ns: int
+    ran_ns: int
+    waiting_ns: int
+    switches: int
+
+    def since(self, before: "Look") -> tuple[int, int]:
+        """How long it waited for a CPU since then, and its switches."""
+        return self.waiting_ns - before.waiting_ns, self.switches - before.switches
 
 
 class Witness:
@@ -41,30 +57,42 @@ class Witness:
 
     def _run(self) -> None:
         own, front = RunQueue(), RunQueues(FRONT_END)
-        while not self._sleep(own, front):
-            self._overruns.settle(self._clock())
+        awake, ended = self._look(own), False
+        while not ended:
+            asleep = self._look(own)
+            self._note_still(awake, asleep)
+            front_ns = front.waiting_ns()
+            ended = self._end.wait(PERIOD_NS / SECOND_NS)
+            awake = self._look(own)
+            self._note_late(asleep, awake)
+            self._look_at(front, front_ns)
+            if not ended:
+                self._overruns.settle(self._clock())
         own.close()
         front.close()
 
-    def _sleep(self, own: RunQueue, front: RunQueues) -> bool:
-        """Sleep, and note what that shows; True at the end."""
-        waiting_ns, switches = own.waiting_ns(), _switches()
-        front_ns = front.waiting_ns()
-        due_ns = self._clock() + PERIOD_NS
-        ended = self._end.wait(PERIOD_NS / SECOND_NS)
-        now_ns = self._clock()
-        late_ns = now_ns - due_ns
+    def _look(self, own: RunQueue) -> Look:
+        return Look(self._clock(), thread_time_ns(), own.waiting_ns(), _switches())
+
+    def _note_late(self, asleep: Look, awake: Look) -> None:
+        late_ns = awake.now_ns - asleep.now_ns - PERIOD_NS
         if late_ns >= NOTED_STILL_NS:
-            cause = cause_of_sleeper(late_ns, own.waiting_ns() - waiting_ns, _switches() - switches)
+            cause = cause_of_sleeper(late_ns, *awake.since(asleep))
             if cause:  # it may have begun at any time of the sleep; what was decided meanwhile is not late
-                self._timeline.note(cause, due_ns - PERIOD_NS, now_ns)
-        waiting_ns = front.waiting_ns()
+                self._timeline.note(cause, asleep.now_ns, awake.now_ns)
+
+    def _note_still(self, awake: Look, asleep: Look) -> None:
+        """While it works it shares the interpreter, which shows nothing; that it stood still without running does."""
+        still_ns = asleep.now_ns - awake.now_ns - (asleep.ran_ns - awake.ran_ns)
+        if still_ns >= NOTED_STILL_NS and cause_of_sleeper(still_ns, *asleep.since(awake)) == "cpu_steal":
+            self._timeline.note("cpu_steal", awake.now_ns, asleep.now_ns)
+
+    def _look_at(self, front: RunQueues, before_ns: int) -> None:
+        now_ns, waiting_ns = self._clock(), front.waiting_ns()
         if front:
             self._overruns.progress.add_front(now_ns, waiting_ns)
-        waited_ns = waiting_ns - front_ns
-        if waited_ns >= NOTED_WAIT_NS:
-            self._timeline.note("front_wait", now_ns - waited_ns, now_ns)
-        return ended
+        if waiting_ns - before_ns >= NOTED_WAIT_NS:
+            self._timeline.note("front_wait", now_ns - (waiting_ns - before_ns), now_ns)
 
 
 def _switches() -> int:
