@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from fraudgate.commands.serve import SWITCH_INTERVAL_SECONDS
 from fraudgate.latency import witness as witnesses
 from fraudgate.latency.budget import Budget
 from fraudgate.latency.lateness import Rate, Sample, cause_of, cause_of_sleeper
@@ -119,6 +120,22 @@ def test_what_a_sleeper_shows() -> None:
     assert cause_of_sleeper(100 * MS, 60 * MS, 2) is None
 
 
+@pytest.mark.parametrize(
+    ("late_ms", "waited_ms", "switches", "cause"),
+    [
+        (107, 1, 188, "interpreter"),
+        (106, 38, 127, "interpreter"),  # for each CPU that it asked with it had to wait, too
+        (114, 3, 16, "cpu_steal"),  # SIGSTOP; then a few milliseconds in which all threads wanted the interpreter
+        (122, 1, 2, "cpu_steal"),
+        (232, 201, 57, None),  # sixty neighbours: the loop had the interpreter, and no CPU
+        (59, 19, 30, None),  # neither
+    ],
+)
+def test_what_the_sleeper_of_a_server_showed(late_ms: int, waited_ms: int, switches: int, cause: str | None) -> None:
+    """Recorded, at the switch interval of ``serve``."""
+    assert cause_of_sleeper(late_ms * MS, waited_ms * MS, switches, round(SWITCH_INTERVAL_SECONDS * S)) == cause
+
+
 def test_a_thread_that_had_to_wait_for_a_cpu_says_so() -> None:
     queue = RunQueue()
     assert queue.waiting_ns() >= 0
@@ -180,11 +197,11 @@ def test_a_process_that_stands_still_while_the_witness_works_is_seen(
     """Its settling takes 120 ms of the clock, and of its own counters what the case says."""
     monkeypatch.setattr(witnesses, "FRONT_END", "no such thread")
     counted = Counted()
-    now, settled = [0, 0, 0, 0], threading.Event()
+    now, settled = [0, 0, 0, 0, 0], threading.Event()
 
     def settle(now_ns: int) -> None:
         if not settled.is_set() and now[0] == 0:
-            now[:] = [120 * MS, ran_ms * MS, waited_ms * MS, switches]
+            now[:] = [120 * MS, ran_ms * MS, waited_ms * MS, switches, 120 * MS]
         elif now[0]:
             settled.set()
 

@@ -35,6 +35,14 @@ def test_a_report_gives_percentiles_of_every_stage_against_the_budget() -> None:
     assert report.over_budget == sum(ms * 60_000 > 50 * MS for ms in range(1, 1001))
 
 
+def test_over_the_budget_is_whose_bytes_left_after_it() -> None:
+    latency = Recorder(budget_ns=50 * MS)
+    latency.record("total", np.array([49, 49, 51], np.int64) * MS)
+    assert latency.report(0).over_budget == 1, "nobody said when their bytes left"
+    latency.record("whole", np.array([50, 52, 53], np.int64) * MS)
+    assert latency.report(0).over_budget == 2
+
+
 def test_an_empty_report_is_all_zeros() -> None:
     report = Recorder().report(now_ns=7)
     assert report.over_budget == 0

@@ -5,8 +5,7 @@ from typing import NamedTuple
 from fraudgate.limits import BATCH_ROWS_MAX, MILLISECOND_NS, SECOND_NS
 
 SWITCH_NS = 5 * MILLISECOND_NS
-"""A thread that waits for the interpreter wakes up at least so often: Python's own switch interval, of which ``serve``
-asks for a tenth."""
+"""Python's own switch interval; ``serve`` asks for a tenth."""
 USUAL_NS = 60 * SECOND_NS
 _SWITCHES_ASIDE = 2
 _FULL_ROWS = BATCH_ROWS_MAX * 3 // 4
@@ -65,13 +64,16 @@ class Rate:
         return "burst" if rate >= 2 * usual else "overload"
 
 
-def cause_of_sleeper(late_ns: int, waited_ns: int, switches: int) -> str | None:
-    """What a thread that slept shows by waking up so late; None where others had the CPUs.
+def cause_of_sleeper(late_ns: int, waited_ns: int, switches: int, switch_ns: int = SWITCH_NS) -> str | None:
+    """What a thread that slept shows by waking up so late; None where others had the CPUs, or where it cannot tell.
 
     waited_ns: that it waited for a CPU. switches: its voluntary ones; one that wakes up in time and then waits for the
-    interpreter makes one every ``SWITCH_NS``, one that could not wake up, as nothing of the process could, makes none.
+    interpreter makes one every ``switch_ns`` or little less often; one that could not wake up, as nothing of the
+    process could, makes none, and a few after it, when all threads want the interpreter.
     """
-    asked_ns = max(switches - _SWITCHES_ASIDE, 0) * SWITCH_NS
+    asked_ns, still_ns = max(switches - _SWITCHES_ASIDE, 0) * switch_ns, late_ns - waited_ns
     if 2 * waited_ns >= late_ns:  # for a CPU, each time that it asked: too seldom to tell, or again and again in vain
         return "interpreter" if asked_ns > late_ns else None
-    return "interpreter" if 2 * asked_ns > late_ns else "cpu_steal"
+    if 2 * asked_ns > still_ns:
+        return "interpreter"
+    return "cpu_steal" if 4 * asked_ns <= still_ns else None

@@ -234,10 +234,10 @@ def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def _footnotes(report: LatencyReport) -> Iterator[str]:
-    totals = next((stage.count for stage in report.stages if stage.stage == "total"), 0)
-    if totals:
+    counts = {stage.stage: stage.count for stage in report.stages}
+    if decided := counts.get("whole", 0) or counts.get("total", 0):
         budget_ms = report.budget_ns / MILLISECOND_NS
-        yield f"{report.over_budget:,} of {totals:,} decisions took longer than the budget of {budget_ms:g} ms"
+        yield f"{report.over_budget:,} of {decided:,} decisions took longer than the budget of {budget_ms:g} ms"
     for stage in report.stages:
         if stage.over_range:
             yield f"{stage.stage}: {stage.over_range:,} values above {HIGHEST_NS // SECOND_NS} s stand at the top"

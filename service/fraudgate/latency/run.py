@@ -9,7 +9,7 @@ from typing import Any
 
 from fraudgate.latency.budget import Budget
 from fraudgate.latency.exemplars import KEPT
-from fraudgate.latency.histogram import LatencyReport
+from fraudgate.latency.histogram import LatencyReport, settled
 from fraudgate.latency.ledger import MISMATCHES
 from fraudgate.latency.report import MergedLogs, merge_hlogs
 from fraudgate.latency.side_file import EventLine, ExemplarLine, IntervalLine, beside, read
@@ -72,7 +72,7 @@ class Run:
     @property
     def late(self) -> int:
         """Decisions whose bytes left after the budget was spent; where that is not known, those made after it."""
-        values = self.merged.distributions.get("whole") or self.merged.distributions.get("total")
+        values = settled(self.merged.distributions)
         return values.count - values.at_most(self.budget.total_ns) if values else 0
 
     @property

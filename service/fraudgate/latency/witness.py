@@ -6,6 +6,7 @@ still meanwhile is seen by how long that took.
 """
 
 import resource
+import sys
 import threading
 from time import thread_time_ns
 from typing import NamedTuple
@@ -25,16 +26,20 @@ FRONT_END = "ingress"
 
 
 class Look(NamedTuple):
-    """What the thread has done by ``now_ns``: it ran, waited for a CPU, and gave its CPU away so often."""
+    """What the thread has done by some instant from ``now_ns`` to ``then_ns``: it may lose its CPU while it looks."""
 
     now_ns: int
     ran_ns: int
     waiting_ns: int
+    """For a CPU."""
     switches: int
+    """Voluntary ones."""
+    then_ns: int
 
-    def since(self, before: "Look") -> tuple[int, int]:
-        """How long it waited for a CPU since then, and its switches."""
-        return self.waiting_ns - before.waiting_ns, self.switches - before.switches
+    def cause(self, late_ns: int, before: "Look") -> str | None:
+        """See ``cause_of_sleeper``; ``late_ns``: of the time between the two."""
+        waited_ns, switches = self.waiting_ns - before.waiting_ns, self.switches - before.switches
+        return cause_of_sleeper(late_ns, waited_ns, switches, round(sys.getswitchinterval() * SECOND_NS))
 
 
 class Witness:
@@ -72,20 +77,20 @@ class Witness:
         front.close()
 
     def _look(self, own: RunQueue) -> Look:
-        return Look(self._clock(), thread_time_ns(), own.waiting_ns(), _switches())
+        return Look(self._clock(), thread_time_ns(), own.waiting_ns(), _switches(), self._clock())
 
     def _note_late(self, asleep: Look, awake: Look) -> None:
-        late_ns = awake.now_ns - asleep.now_ns - PERIOD_NS
+        late_ns = awake.now_ns - asleep.then_ns - PERIOD_NS
         if late_ns >= NOTED_STILL_NS:
-            cause = cause_of_sleeper(late_ns, *awake.since(asleep))
+            cause = awake.cause(late_ns, asleep)
             if cause:  # it may have begun at any time of the sleep; what was decided meanwhile is not late
-                self._timeline.note(cause, asleep.now_ns, awake.now_ns)
+                self._timeline.note(cause, asleep.then_ns, awake.now_ns)
 
     def _note_still(self, awake: Look, asleep: Look) -> None:
         """While it works it shares the interpreter, which shows nothing; that it stood still without running does."""
-        still_ns = asleep.now_ns - awake.now_ns - (asleep.ran_ns - awake.ran_ns)
-        if still_ns >= NOTED_STILL_NS and cause_of_sleeper(still_ns, *asleep.since(awake)) == "cpu_steal":
-            self._timeline.note("cpu_steal", awake.now_ns, asleep.now_ns)
+        still_ns = asleep.now_ns - awake.then_ns - (asleep.ran_ns - awake.ran_ns)
+        if still_ns >= NOTED_STILL_NS and asleep.cause(still_ns, awake) == "cpu_steal":
+            self._timeline.note("cpu_steal", awake.then_ns, asleep.now_ns)
 
     def _look_at(self, front: RunQueues, before_ns: int) -> None:
         now_ns, waiting_ns = self._clock(), front.waiting_ns()
