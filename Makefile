@@ -30,7 +30,7 @@ demo: $(READY) $(NATIVE_READY) ## score a real week of card transactions over gR
 
 test: $(READY) $(NATIVE_READY) ## the test suite, under 5 minutes
 	@sh .ci/ingress test
-	@$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not gpu" $(ARGS)
+	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu" $(ARGS)
 
 test-slow: $(READY) $(NATIVE_READY) ## the suites that take minutes
 	@$(BIN)/pytest -m slow $(ARGS)
