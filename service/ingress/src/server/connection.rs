@@ -2,8 +2,8 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::Poll;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -103,9 +103,10 @@ fn accept_more(
     let mut calls = Vec::with_capacity(expected);
     calls.push(first);
     loop {
-        match connection.accept().now_or_never() {
-            Some(Some(Ok(call))) => calls.push(call),
-            ended => return (calls, ended),
+        match connection.poll_accept(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Some(Ok(call))) => calls.push(call),
+            Poll::Ready(ended) => return (calls, Some(ended)),
+            Poll::Pending => return (calls, None),
         }
     }
 }
@@ -147,7 +148,7 @@ async fn converse(
     let mut checks = pin!(sleep(check_every(&front.settings)));
     let mut drained = pin!(drain.changed());
     let mut draining = false;
-    let mut peer = Peer { thread: open.thread(), ..Peer::default() };
+    let mut peer = Peer { origin: Origin::of(open.thread()), ..Peer::default() };
     let mut pause = Pause::new(front.settings.refusals_per_second_max, monotonic_ns());
     let mut resumed = pin!(sleep(Duration::MAX));
     let mut paused = false;
@@ -158,7 +159,7 @@ async fn converse(
                 Some(Ok(call)) => {
                     pulse.heard = true;
                     peer.arrived_ns = flow.read_ns.load(Ordering::Relaxed);
-                    let before = peer.refused.load(Ordering::Relaxed);
+                    let before = peer.origin.uncharged();
                     let all_heard = peer.unheard.is_empty();
                     flow.answering.store(true, Ordering::Relaxed);
                     let ended = take_turn(front, &mut connection, call, &mut peer);
@@ -179,7 +180,7 @@ async fn converse(
                 Some(Err(error)) => return count_broken(front, &error), // GOAWAY is sent; to ask again would spin
                 None => return,
             },
-            () = poll_fn(|_| if peer.is_refused() { Poll::Ready(()) } else { Poll::Pending }), if !paused => (),
+            () = poll_fn(|_| if peer.origin.uncharged() > 0 { Poll::Ready(()) } else { Poll::Pending }), if !paused => (),
             () = &mut resumed, if paused => {
                 paused = false;
                 flow.paused.store(false, Ordering::Relaxed);
@@ -217,35 +218,27 @@ fn unread(front: &Front, flow: &Flow, now_ns: i64) -> bool {
 /// What the calls of one connection have in common.
 #[derive(Default)]
 struct Peer {
-    /// By number.
-    thread: usize,
+    /// What the last call asks for and whose it is.
+    origin: Origin,
     side_calls: SideCalls,
     shown: Shown,
-    refused: Arc<AtomicU64>,
     /// When the calls of this turn came.
     arrived_ns: i64,
     /// How many they are, or were in the last turn.
     calls: usize,
-    /// What the last of them asks for.
-    method: calls::Method,
     begun: Begun,
     unheard: Unheard,
 }
 
 impl Peer {
     fn begins(&mut self, method: calls::Method) {
-        self.method = method;
+        self.origin.method = method;
         self.begun[method as usize] += 1;
-    }
-
-    /// Whether something was refused that is not charged yet. Rows of a call that goes on are refused without a new call.
-    fn is_refused(&self) -> bool {
-        self.refused.load(Ordering::Relaxed) > 0
     }
 
     /// Record what was refused in this turn. `before`: what was when its calls came.
     fn record_refused(&self, front: &Front, before: u64) {
-        let refused = self.refused.load(Ordering::Relaxed) - before;
+        let refused = self.origin.uncharged() - before;
         if refused > 0 {
             front.ledger.refused(monotonic_ns() - self.arrived_ns, refused);
         }
@@ -253,7 +246,7 @@ impl Peer {
 
     /// For how long not to read, where too much was refused.
     fn too_much_refused(&self, pause: &mut Pause) -> Option<Duration> {
-        let refused = self.refused.swap(0, Ordering::Relaxed);
+        let refused = self.origin.charge();
         if refused == 0 {
             return None;
         }
@@ -265,7 +258,7 @@ impl Peer {
 /// A call has come: answer it here, or give it a task.
 fn begin(front: &Arc<Front>, request: Request<RecvStream>, respond: SendResponse<Bytes>, peer: &mut Peer) {
     if let Some(ended) = guarded(front, &mut Some(respond), |respond| dispatch(front, request, respond, peer)) {
-        front.calls.end(peer.method, ended);
+        front.calls.end(peer.origin.method, ended);
     }
 }
 
@@ -282,7 +275,7 @@ fn dispatch(
             if let Rejected::Grpc(method, _) = &rejected {
                 peer.begins(*method);
             }
-            peer.refused.fetch_add(1, Ordering::Relaxed);
+            peer.origin.refused(1);
             return reject(front, request, respond, rejected);
         }
     };
@@ -291,16 +284,11 @@ fn dispatch(
         Rpc::Side(_) => Ok(0), // health and reflection are for everybody
         rpc => front.callers.identify(request.headers(), rpc, &mut peer.shown),
     };
-    let parent = if front.settings.traced { request::parent_of(request.headers()) } else { None };
-    let origin = Origin {
-        caller: caller.unwrap_or(0),
-        method: peer.method,
-        thread: peer.thread,
-        refused: peer.refused.clone(),
-        parent,
-    };
-    if let Err(counted) = caller {
-        return unary::refuse(front, respond, counted, front.refusals.of(counted, 0), &origin);
+    let origin = &mut peer.origin;
+    origin.parent = if front.settings.traced { request::parent_of(request.headers()) } else { None };
+    match caller {
+        Ok(caller) => origin.caller = caller,
+        Err(counted) => return unary::refuse(front, respond, counted, front.refusals.of(counted, 0), origin),
     }
     let messages = Messages::new(request.into_body(), head.encoding, &front.settings);
     let deadline_ns = head.timeout_ns.map_or(0, |timeout_ns| peer.arrived_ns.saturating_add(timeout_ns));
@@ -309,20 +297,27 @@ fn dispatch(
             unary::begin(front, messages, respond, peer.arrived_ns, deadline_ns, origin, &mut peer.unheard);
         }
         Rpc::ScoreBatch => {
-            let call = many::score_batch(front.clone(), messages, respond.take(), deadline_ns, origin);
+            let call = many::score_batch(front.clone(), messages, respond.take(), deadline_ns, origin.clone());
             tokio::spawn(guarded_task(front.clone(), call));
         }
         Rpc::ScoreStream => {
             let Some(respond) = respond.take() else { return };
             tokio::spawn(guarded_task(
                 front.clone(),
-                many::score_stream(front.clone(), messages, respond, deadline_ns, origin),
+                many::score_stream(front.clone(), messages, respond, deadline_ns, origin.clone()),
             ));
         }
         Rpc::Side(path) => {
             let Some(respond) = respond.take() else { return };
-            let call =
-                side::serve(front.clone(), path, messages, respond, peer.side_calls.clone(), deadline_ns, peer.method);
+            let call = side::serve(
+                front.clone(),
+                path,
+                messages,
+                respond,
+                peer.side_calls.clone(),
+                deadline_ns,
+                origin.method,
+            );
             tokio::spawn(guarded_task(front.clone(), call));
         }
     }

@@ -52,22 +52,38 @@ pub struct Entry {
 }
 
 /// Where a call comes from.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Origin {
     /// Its number, see `Callers`.
     pub caller: usize,
     pub method: Method,
     /// The connection's, by number.
     pub thread: usize,
-    /// What was refused on its connection, and not charged yet.
-    pub refused: Arc<AtomicU64>,
+    /// What was refused on its connection, and not charged yet. Only that one's thread counts, in plain steps.
+    refused: Arc<AtomicU64>,
     /// The call's `traceparent`, where traces are wanted and it has one.
     pub parent: Option<Arc<str>>,
 }
 
 impl Origin {
+    /// A connection's, by the number of its thread.
+    pub fn of(thread: usize) -> Self {
+        Self { thread, ..Self::default() }
+    }
+
     pub fn refused(&self, rows: u64) {
-        self.refused.fetch_add(rows, Ordering::Relaxed);
+        self.refused.store(self.uncharged() + rows, Ordering::Relaxed);
+    }
+
+    pub fn uncharged(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// What was refused and is charged herewith.
+    pub fn charge(&self) -> u64 {
+        let refused = self.uncharged();
+        self.refused.store(0, Ordering::Relaxed);
+        refused
     }
 }
 

@@ -27,7 +27,8 @@ pub async fn score_batch(
     deadline_ns: i64,
     origin: Origin,
 ) {
-    let body = match first_message(&front, &mut messages, deadline_ns).await.and_then(|body| body.ok_or(Broken::Cut)) {
+    let packed = first_message(&front, &mut messages, deadline_ns).await;
+    let body = match packed.and_then(|packed| messages.open(packed)) {
         Ok(body) => body,
         Err(broken) => return refuse_broken(&front, &mut respond, &broken, &origin),
     };

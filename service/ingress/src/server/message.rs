@@ -35,9 +35,14 @@ pub enum Broken {
     Gone,
 }
 
+/// A message as it came, perhaps compressed: its flag and length, then its bytes.
+pub struct Packed(Bytes);
+
 /// The messages of one call, in order.
 pub struct Messages {
     body: RecvStream,
+    /// Bytes of the last message that the peer's windows are still to be given back.
+    unreleased: usize,
     encoding: Encoding,
     message_bytes_max: usize,
     patience: Duration,
@@ -56,17 +61,23 @@ impl Messages {
     pub fn new(body: RecvStream, encoding: Encoding, settings: &Settings) -> Self {
         let patience = Duration::from_nanos(settings.message_ns_max as u64);
         let message_bytes_max = settings.message_bytes_max;
-        Self { body, encoding, message_bytes_max, patience, rest: BytesMut::new(), begun: None }
+        Self { body, unreleased: 0, encoding, message_bytes_max, patience, rest: BytesMut::new(), begun: None }
     }
 
     /// The next message; None at the end of the stream. `held`: where its beginning is kept count of until its end comes.
     pub fn poll_next(&mut self, held: &Arc<Held>, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Broken>> {
+        let packed = ready!(self.poll_packed(held, cx))?;
+        Poll::Ready(packed.map(|packed| self.open(packed)).transpose())
+    }
+
+    /// Likewise, unopened: who drops these messages then has not paid for that.
+    pub fn poll_packed(&mut self, held: &Arc<Held>, cx: &mut Context<'_>) -> Poll<Result<Option<Packed>, Broken>> {
         loop {
             if let Some(length) = self.complete(&self.rest)? {
                 let message = self.rest.split_to(length).freeze();
                 self.begun = None;
                 self.keep(held, &[])?;
-                return Poll::Ready(self.opened(message).map(Some));
+                return Poll::Ready(Ok(Some(Packed(message))));
             }
             let chunk = match self.body.poll_data(cx) {
                 Poll::Pending => return self.wait(cx),
@@ -75,13 +86,23 @@ impl Messages {
                 Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(Broken::Gone)),
                 Poll::Ready(Some(Ok(chunk))) => chunk,
             };
-            self.body.flow_control().release_capacity(chunk.len()).map_err(|_| Broken::Gone)?;
+            self.unreleased = chunk.len();
             // The usual call: one message, in one frame. Nothing is copied.
             if self.rest.is_empty() && self.complete(&chunk)? == Some(chunk.len()) {
-                return Poll::Ready(self.opened(chunk).map(Some));
+                return Poll::Ready(Ok(Some(Packed(chunk))));
             }
+            self.release()?;
             self.keep(held, &chunk)?;
         }
+    }
+
+    /// Give the peer's windows back what was read; h2 itself does where the stream is dropped.
+    fn release(&mut self) -> Result<(), Broken> {
+        let bytes = std::mem::take(&mut self.unreleased);
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.body.flow_control().release_capacity(bytes).map_err(|_| Broken::Gone)
     }
 
     /// Read what is left of the stream and keep nothing. An answer before its end has h2 reset the stream; what an honest
@@ -102,7 +123,7 @@ impl Messages {
     }
 
     /// Wait for more of the stream: with patience, once a message has begun.
-    fn wait(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Broken>> {
+    fn wait(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Packed>, Broken>> {
         match &mut self.begun {
             Some(begun) => begun.late.as_mut().poll(cx).map(|()| Err(Broken::Late)),
             None => Poll::Pending,
@@ -130,7 +151,10 @@ impl Messages {
         Ok((rest.len() >= length).then_some(PREFIX_BYTES + length))
     }
 
-    fn opened(&self, mut message: Bytes) -> Result<Bytes, Broken> {
+    /// What `poll_packed` gave.
+    pub fn open(&mut self, packed: Packed) -> Result<Bytes, Broken> {
+        let Packed(mut message) = packed;
+        self.release()?;
         let flag = message[0];
         message.advance(PREFIX_BYTES);
         match (flag, self.encoding) {

@@ -8,7 +8,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::future::poll_fn;
 use h2::SendStream;
 use h2::server::SendResponse;
-use http::header::{CONTENT_TYPE, HeaderName};
+use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use tokio::time::timeout;
 
@@ -16,7 +16,7 @@ use super::clock::monotonic_ns;
 use super::counts::Counted;
 use super::front::Front;
 use super::guard::guarded_task;
-use super::refusal::{Refusal, code};
+use super::refusal::{GRPC_STATUS, Refusal, code};
 use super::request::Rejected;
 
 /// The stream has gone: nobody waits for this reply.
@@ -50,8 +50,6 @@ impl Call {
         respond.as_mut().is_some_and(|respond| respond.poll_reset(&mut Context::from_waker(Waker::noop())).is_ready())
     }
 }
-
-static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 const NOT_GRPC: &[u8] = b"This port speaks gRPC: POST, content-type application/grpc.\n";
 

@@ -94,11 +94,20 @@ pub struct Refusals {
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 pub struct Delayed {
+    #[pyo3(from_py_with = lasting)]
     pub queue_full: Vec<Refusal>,
+    #[pyo3(from_py_with = lasting)]
     pub budget: Vec<Refusal>,
+    #[pyo3(from_py_with = lasting)]
     pub overload: Vec<Refusal>,
+    #[pyo3(from_py_with = lasting)]
     pub priority: Vec<Refusal>,
+    #[pyo3(from_py_with = lasting)]
     pub fairness: Vec<Refusal>,
+}
+
+fn lasting(form: &Bound<'_, PyAny>) -> PyResult<Vec<Refusal>> {
+    Ok(form.extract::<Vec<Refusal>>()?.into_iter().map(Refusal::lasting).collect())
 }
 
 impl Refusals {

@@ -16,7 +16,7 @@ use super::counts::Counted;
 use super::dispatch;
 use super::front::{Entry, Front, Origin, Reply};
 use super::guard::guarded_task;
-use super::message::{Broken, Messages};
+use super::message::{Broken, Messages, Packed};
 use super::refusal::{Refusal, code};
 use super::reply::{self, Call, Gone};
 use super::unheard::Unheard;
@@ -30,25 +30,28 @@ pub fn begin(
     respond: &mut Option<SendResponse<Bytes>>,
     now_ns: i64,
     deadline_ns: i64,
-    origin: Origin,
+    origin: &Origin,
     unheard: &mut Unheard,
 ) {
-    match messages.poll_next(&front.held, &mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(message) => finish(front, message, respond, now_ns, deadline_ns, &origin),
+    match messages.poll_packed(&front.held, &mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(packed) => {
+            let packed = packed.and_then(|packed| packed.ok_or(Broken::Cut));
+            finish(front, &mut messages, packed, respond, now_ns, deadline_ns, origin);
+        }
         Poll::Pending => {
             let waiting = match front.waits(now_ns, deadline_ns, origin.caller, unheard) {
                 Ok(waiting) => waiting,
                 Err((counted, refusal)) => {
                     unheard.add(messages, now_ns.saturating_add(front.settings.message_ns_max));
-                    return refuse(front, respond, counted, refusal, &origin);
+                    return refuse(front, respond, counted, refusal, origin);
                 }
             };
-            let (front, mut respond) = (front.clone(), respond.take());
+            let (front, mut respond, origin) = (front.clone(), respond.take(), origin.clone());
             tokio::spawn(guarded_task(front.clone(), async move {
-                let message = first_message(&front, &mut messages, deadline_ns).await;
+                let packed = first_message(&front, &mut messages, deadline_ns).await;
                 drop(waiting);
-                let late = message == Err(Broken::Late);
-                finish(&front, message, &mut respond, monotonic_ns(), deadline_ns, &origin);
+                let late = matches!(packed, Err(Broken::Late));
+                finish(&front, &mut messages, packed, &mut respond, monotonic_ns(), deadline_ns, &origin);
                 if late {
                     let until_ns = now_ns.saturating_add(front.settings.message_ns_max);
                     let _ = timeout(within(until_ns), messages.see_out()).await; // whose time is up is reset
@@ -59,11 +62,11 @@ pub fn begin(
 }
 
 /// The first message of a call, which has to come within `message_ns_max` and before the call's deadline.
-pub async fn first_message(front: &Front, messages: &mut Messages, deadline_ns: i64) -> Result<Option<Bytes>, Broken> {
+pub async fn first_message(front: &Front, messages: &mut Messages, deadline_ns: i64) -> Result<Packed, Broken> {
     let longest_ns = monotonic_ns().saturating_add(front.settings.message_ns_max);
     let until_ns = if deadline_ns == 0 { longest_ns } else { longest_ns.min(deadline_ns) };
-    let message = timeout(within(until_ns), poll_fn(|cx| messages.poll_next(&front.held, cx))).await;
-    message.unwrap_or(Err(Broken::Late))
+    let message = timeout(within(until_ns), poll_fn(|cx| messages.poll_packed(&front.held, cx))).await;
+    message.unwrap_or(Err(Broken::Late))?.ok_or(Broken::Cut)
 }
 
 /// What is left until `until_ns`.
@@ -73,19 +76,22 @@ fn within(until_ns: i64) -> Duration {
 
 fn finish(
     front: &Arc<Front>,
-    message: Result<Option<Bytes>, Broken>,
+    messages: &mut Messages,
+    packed: Result<Packed, Broken>,
     respond: &mut Option<SendResponse<Bytes>>,
     now_ns: i64,
     deadline_ns: i64,
     origin: &Origin,
 ) {
-    let message = match message.and_then(|message| message.ok_or(Broken::Cut)) {
+    if packed.is_ok()
+        && let Some((counted, refusal)) = front.refuses_unread(now_ns, deadline_ns, origin.caller)
+    {
+        return refuse(front, respond, counted, refusal, origin);
+    }
+    let message = match packed.and_then(|packed| messages.open(packed)) {
         Ok(message) => message,
         Err(broken) => return refuse_broken(front, respond, &broken, origin),
     };
-    if let Some((counted, refusal)) = front.refuses_unread(now_ns, deadline_ns, origin.caller) {
-        return refuse(front, respond, counted, refusal, origin);
-    }
     match Transaction::decode_request(&message) {
         Ok(Some(transaction)) => admit(front, transaction.slimmed(), respond, deadline_ns, origin),
         Ok(None) => refuse(front, respond, Counted::Invalid, &front.refusals.missing, origin),
