@@ -58,7 +58,7 @@ def reference_scores(network: Network, features: Float32) -> Float64:
     """Scores [n] of the INT8 network, reckoned in integers and float64, apart from any runtime."""
     weight, bias = network.ramps.weight.astype(np.float64), network.ramps.bias
     ramps = np.clip(features.astype(np.float64) @ weight + bias, 0, 1)
-    first = quantise(network.weights[0], network.largest)
+    first = quantise(network.weights[0], network.weight_step)
     sums = np.rint(ramps / RAMP_STEP).astype(np.int64) @ first.steps.astype(np.int64)
     active = np.maximum(sums * (np.float64(RAMP_STEP) * first.scale) + network.biases[0], 0)
     for layer in range(1, len(network.weights) - 1):

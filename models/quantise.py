@@ -6,7 +6,7 @@
 
 Static, as QuantizeLinear / DequantizeLinear pairs. A ramp's range is 0..1 by construction, so its step is 1/255 and no
 calibration data are asked. Weights are symmetric, one scale per unit, and use 7 bits: two products of u8 and s8 then
-fit in 16 bits, so nothing saturates on a CPU without VNNI.
+fit in 16 bits, so nothing saturates on a CPU without VNNI. Where training laid the ramps for it (``pairs``), 8 bits.
 
 INT8 is the layer that holds two thirds of the multiplications. Quantising the ramps would destroy the model, quantising
 the last layer would leave few distinct scores, and a small second layer costs less in float than rounding its inputs.
@@ -33,6 +33,7 @@ from fraudgate.engines.repository import Precision
 from fraudgate.limits import BATCH_ROWS_MAX
 from fraudgate.transaction import Float32, Float64
 from models.network import Network
+from models.pairs import PAIR_MAX, WEIGHT_MAX, pair_sums
 
 INPUT, OUTPUT = "features", "score"
 RAMP_STEP = np.float32(1 / 255)
@@ -49,16 +50,22 @@ class QuantisedWeight(NamedTuple):
     scale: Float32  # [width]
 
 
-def quantise(weight: Float32, largest: Float32 | None = None) -> QuantisedWeight:
+def quantise(weight: Float32, step: Float32 | None = None) -> QuantisedWeight:
     """Round ``weight`` [ramps, width] to 7 bits, one scale per unit.
 
-    ``largest`` [width] is the weight that the last step stands for, where quantisation-aware training has fixed it;
-    else it is the unit's largest.
+    ``step`` [width]: what one step stands for, where quantisation-aware training has fixed it. Raises ValueError where
+    such weights would saturate.
     """
-    if largest is None:
-        largest = np.abs(weight).max(axis=0)
-    scale = (np.where(largest > 0, largest, 1.0) / STEPS_MAX).astype(np.float32)
-    return QuantisedWeight(np.clip(np.rint(weight / scale), -STEPS_MAX, STEPS_MAX).astype(np.int8), scale)
+    step = seven_bit_step(np.abs(weight).max(axis=0)) if step is None else step
+    steps = np.rint(weight / step)
+    if pair_sums(steps).max() > PAIR_MAX or np.abs(steps).max() > WEIGHT_MAX:
+        raise ValueError("two neighbouring weights come to more than fits in 16 bits: lay the ramps in pairs")
+    return QuantisedWeight(steps.astype(np.int8), step)
+
+
+def seven_bit_step(largest: Float32) -> Float32:
+    """The steps [width] in which the ``largest`` weights [width] have 7 bits."""
+    return np.asarray(np.where(largest > 0, largest, 1.0) / STEPS_MAX, np.float32)
 
 
 def export(network: Network, precision: Precision, steps: Sequence[float] = ()) -> bytes:
@@ -76,7 +83,7 @@ def export(network: Network, precision: Precision, steps: Sequence[float] = ()) 
     active, first = graph.rounded("ramps", active, RAMP_STEP), len(steps)
     for layer, (step_in, step) in enumerate(pairwise([RAMP_STEP, *map(np.float32, steps)])):
         active = _rounded_layer(graph, network, layer, active, step_in, step)
-    weight = graph.integers(f"weight_{first}", *quantise(network.weights[first], _range(network, first)))
+    weight = graph.integers(f"weight_{first}", *quantise(network.weights[first], _step(network, first)))
     sums = graph.node("Gemm", f"sums_{first}", active, weight)
     floor = np.tile(-network.biases[first], (BATCH_ROWS_MAX, 1))  # of the sums' shape: repeating a row costs more
     active = graph.node("Max", f"active_{first}", sums, *graph.constants(floor=floor))
@@ -104,15 +111,15 @@ def _rounded_layer(
     graph: "_Graph", network: Network, layer: int, active: str, step_in: np.float32, step: np.float32
 ) -> str:
     """A hidden layer from u8 to u8. Its ReLU is the rounding: what is under zero is cut to the zero point, zero."""
-    weight = quantise(network.weights[layer], _range(network, layer))
+    weight = quantise(network.weights[layer], _step(network, layer))
     scale = weight.scale * step_in  # of the sums; the bias is added to them in their own 32 bits
     bias = graph.integers(f"bias_{layer}", np.rint(network.biases[layer] / scale).astype(np.int32), scale)
     sums = graph.node("Gemm", f"sums_{layer}", active, graph.integers(f"weight_{layer}", *weight), bias)
     return graph.rounded(f"active_{layer}", sums, step)
 
 
-def _range(network: Network, layer: int) -> Float32 | None:
-    return network.largest if layer == 0 else None
+def _step(network: Network, layer: int) -> Float32 | None:
+    return network.weight_step if layer == 0 else None
 
 
 class _Graph:

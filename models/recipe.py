@@ -45,6 +45,9 @@ class Rounding(NamedTuple):
     doubled_ramps: int = 2  # laid twice, with half the weights each: those that set the widest ranges
     steep_draws: int = 1  # how often an epoch draws a row whose score is neither almost 0 nor almost 1
     slope_power: float = 0.5  # a logit's error counts by the sigmoid's slope to this power; 1: as the score's does
+    paired: bool = False  # ramps are laid in pairs, so that weights may have 8 bits and not 7
+    twin_steps: float = 0.0  # how far apart the two of a ramp that is laid twice lie, in their 8-bit steps
+    settling_sweeps: int = 0  # through all weights, which then go to the whole steps that are best together
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from models.sources import FLOOR_TOWNS, HANDBOOK_FLOOR, HISTORY_SUFFIX, WANTED, 
 
 SEEDS = 8
 SAMPLE_SEEDS = 2
-HISTORY_SEEDS = 3  # seeds differ less there, and each takes minutes
+HISTORY_SEEDS = 6  # seeds differ less there, and each takes minutes
 SAMPLE = Recipe(epochs=5, batch_rows=256, teacher=Teacher(groups=2, forests=1, networks=1, epochs=5))
 HISTORY = Recipe(
     hidden=(96, 32),
@@ -47,7 +47,16 @@ HISTORY = Recipe(
     side_by_side=False,
     ramps=HISTORY_STARTS,
     distillation=LABELS_ALONE,
-    rounding=Rounding(epochs=6, learning_rate=0.0003, doubled_ramps=11, steep_draws=8, slope_power=1.0),
+    rounding=Rounding(
+        epochs=6,
+        learning_rate=0.0003,
+        doubled_ramps=11,
+        steep_draws=8,
+        slope_power=1.0,
+        paired=True,
+        twin_steps=0.5,
+        settling_sweeps=3,
+    ),
 )
 SIMULATED_SEEDS = 4
 SIMULATED = Recipe(  # as it was published

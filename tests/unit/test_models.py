@@ -2,11 +2,14 @@
 
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import numpy_helper
 
 from fraudgate.demo.recompute import recompute
 from fraudgate.engines import golden
@@ -17,6 +20,7 @@ from fraudgate.simulator import simulate
 from models import goldens, served
 from models.dataset import SCHEMA, Dataset, day_number, replay
 from models.network import Network
+from models.pairs import bounds, in_pairs, smallest_step, whole_steps
 from models.protocol import FOLD_STARTS, HISTORY_START, split
 from models.quantise import STEPS_MAX, export, quantise
 from models.ramps import AMOUNT, KNOTS, MONTH_MEAN, RISING_RISK, WEEK_MEAN, RampPlan, Ratio, ramp_layer
@@ -79,10 +83,11 @@ def test_fp32_graph_gives_the_networks_probability(features: np.ndarray, hidden:
 def test_int8_graph_gives_the_reference_away_from_edges(
     features: np.ndarray, hidden: tuple[int, ...], cut: bool
 ) -> None:
-    """Also where training fixed a range under the largest weight."""
+    """Also where training fixed the steps, of 8 bits, and cut weights to what fits."""
     model = network(hidden)
     if cut:
-        model = replace(model, largest=(np.abs(model.weights[0]).max(axis=0) * 0.7).astype(np.float32))
+        step = smallest_step(model.weights[0]) * np.float32(0.7)
+        model = replace(model.with_first(whole_steps(model.weights[0], step) * step, model.biases[0]), weight_step=step)
     sound = features[goldens.clear_of_edges(RAMPS, features)]
     assert len(sound) > len(features) / 3
     scores = served.score(export(model, "int8"), "int8", sound)
@@ -96,18 +101,85 @@ def test_a_rising_risk_of_nothing_is_no_edge() -> None:
 
 
 @settings(max_examples=40, derandomize=True, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), ramps=st.integers(0, 5))
-def test_doubled_ramps_narrow_the_ranges_of_the_same_function(seed: int, ramps: int) -> None:
+@given(seed=st.integers(0, 2**32 - 1), ramps=st.integers(0, 5), apart=st.sampled_from([0.0, 0.5 / 255]))
+def test_doubled_ramps_narrow_the_ranges_of_the_same_function(seed: int, ramps: int, apart: float) -> None:
     random = np.random.default_rng(seed)
     model = network()
     first = random.normal(0, 1, model.weights[0].shape) ** 3
     model = replace(model, weights=(first.astype(np.float32), *model.weights[1:]))
-    found, rows = model.doubled(ramps), random.normal(50, 60, (50, FEATURES)).astype(np.float32)
+    found, rows = model.doubled(ramps, apart), random.normal(50, 60, (50, FEATURES)).astype(np.float32)
     assert len(found.ramps.bias) == len(found.weights[0]) == len(RAMPS.bias) + ramps
-    np.testing.assert_allclose(found.logits(rows), model.logits(rows), rtol=1e-3, atol=1e-2)
+    moved = apart * np.abs(first).sum() * np.abs(model.weights[1]).max() * np.abs(model.weights[2]).sum()
+    np.testing.assert_allclose(found.logits(rows), model.logits(rows), rtol=1e-3, atol=1e-2 + moved)
     before, after = (np.abs(each.weights[0]).max(axis=0) for each in (model, found))
     assert (after <= before).all()
     assert ramps == 0 or (after < before).any()
+
+
+def test_twins_half_a_step_apart_tell_twice_as_many_values() -> None:
+    """What one of them rounds away the other does not, and what lies on a whole step stays there."""
+    layer = network().doubled(1, 0.5 / 255).ramps
+    (ramp,) = np.flatnonzero(layer.bias[:-1] != RAMPS.bias)
+    shift, other = (layer.bias[[ramp, -1]] - RAMPS.bias[ramp]) * 255
+    values = np.linspace(0, 255, 255 * 16 + 1)
+    found = sum(np.rint(np.clip(values + each, 0, 255)) for each in (shift, other)) / 2
+    assert np.abs(found - values).max() <= 0.25 + 1e-4
+    assert np.array_equal(found[::16], values[::16])
+
+
+weights = st.builds(
+    lambda seed, ramps, width: (np.random.default_rng(seed).normal(0, 1, (ramps, width)) ** 3).astype(np.float32),
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 9),
+    st.integers(1, 5),
+)
+
+
+def saturated(steps: np.ndarray) -> bool:
+    """Whether some u8 inputs take a pair's sum of products out of 16 bits: the inputs that do are 0 or 255."""
+    even = np.pad(steps.astype(np.int64), ((0, len(steps) % 2), (0, 0)))
+    sums = [255 * (a * even[::2] + b * even[1::2]) for a in (0, 1) for b in (0, 1)]
+    return bool(np.abs(sums).max() >= 1 << 15)
+
+
+@settings(max_examples=100, derandomize=True, deadline=None)
+@given(weight=weights, share=st.floats(0.3, 1.0))
+def test_weights_in_pairs_saturate_on_no_cpu(weight: np.ndarray, share: float) -> None:
+    """In the smallest steps they are rounded; in smaller ones they are cut. Any order is one of all ramps."""
+    order = in_pairs(weight, np.ones(weight.shape[1], np.float32))
+    assert sorted(order.tolist()) == list(range(len(weight)))
+    step = smallest_step(weight[order])
+    assert step.sum() <= smallest_step(weight).sum() * (1 + 1e-6) or len(weight) > 2
+    fitting, cut = whole_steps(weight[order], step), whole_steps(weight[order], step * np.float32(share))
+    assert not saturated(fitting)
+    assert not saturated(cut)
+    assert (np.abs(fitting * step - weight[order]) <= step * 1.01).all()
+    assert np.array_equal(quantise(fitting.astype(np.float32) * step, step).steps, fitting)
+    for first, second in zip(fitting[::2].ravel().tolist(), fitting[1::2].ravel().tolist(), strict=False):
+        low, high = bounds(first)
+        assert low <= second <= high
+
+
+def test_a_large_ramp_goes_beside_a_small_one() -> None:
+    weight = np.array([[1.0], [1.0], [0.01], [0.01]], np.float32)
+    order = in_pairs(weight, np.ones(1, np.float32))
+    assert smallest_step(weight[order]) == pytest.approx(1.01 / 128)
+    assert smallest_step(weight) == pytest.approx(2 / 128)
+
+
+def test_weights_that_would_saturate_are_refused() -> None:
+    steps = np.array([[100.0], [29.0]], np.float32)
+    with pytest.raises(ValueError, match="lay the ramps in pairs"):
+        quantise(steps, np.ones(1, np.float32))
+
+
+@pytest.mark.parametrize(
+    "path", sorted(Path("models/repository").rglob("model.onnx")), ids=lambda path: str(path.parent)
+)
+def test_no_published_weights_saturate(path: Path) -> None:
+    constants = [numpy_helper.to_array(each) for each in onnx.load(path).graph.initializer]
+    (steps,) = (each for each in constants if each.dtype == np.int8 and each.ndim == 2)
+    assert not saturated(steps)
 
 
 @pytest.mark.parametrize("hidden", SHAPES)
@@ -139,9 +211,6 @@ def test_weights_are_seven_bits_with_one_scale_per_unit() -> None:
     assert np.abs(steps).max() == STEPS_MAX
     assert (np.abs(steps * scale - weight) <= scale / 2 * (1 + 1e-5)).all()
     assert 2 * 255 * STEPS_MAX < 1 << 15  # two products fit in 16 bits
-    fixed, fixed_scale = quantise(weight, np.full(weight.shape[1], 0.25, np.float32))
-    np.testing.assert_allclose(fixed_scale, 0.25 / STEPS_MAX, rtol=1e-6)
-    assert np.abs(fixed).max() == STEPS_MAX  # weights beyond the range are cut to it
 
 
 def test_a_score_has_the_same_bits_in_any_company(features: np.ndarray) -> None:

@@ -21,9 +21,10 @@ from models.fit import Mean, Member, Targets, distillation_loss, fit, labels_alo
 from models.network import Network  # noqa: E402
 from models.protocol import HISTORY_DAY, TRAIN_START, WEEK_DAYS, Split  # noqa: E402
 from models.publish import CARD  # noqa: E402
-from models.quantise import export, quantise  # noqa: E402
+from models.quantise import STEPS_MAX, export, quantise  # noqa: E402
 from models.ramps import RampPlan, ramp_layer  # noqa: E402
 from models.recipe import LABELS_ALONE, Distillation, Recipe, Rounding, Teacher  # noqa: E402
+from models.settling import Rows, best_moves, settle  # noqa: E402
 from models.teacher import Lesson, customer_groups, student_rows, teach  # noqa: E402
 
 RAMPS = ramp_layer(RampPlan())
@@ -164,18 +165,23 @@ def fake_quantised(model: torch.nn.Sequential, network: Network, features: np.nd
     return 1 / (1 + np.exp(-logits.numpy()[:, 0]))
 
 
-def test_the_librarys_rounding_is_that_of_the_graph(week: Split, lesson: Lesson) -> None:
+PAIRED = Rounding(doubled_ramps=3, paired=True, twin_steps=0.5)
+
+
+@pytest.mark.parametrize("rounding", [Rounding(), PAIRED])
+def test_the_librarys_rounding_is_that_of_the_graph(week: Split, lesson: Lesson, rounding: Rounding) -> None:
     """Trained on with ModelOpt, exported by ``quantise``: one score, up to ramps on the edge between two steps."""
     (network,) = fit_students(week, lesson, [0], SMALL)
+    network = qat.laid(network, rounding)
     rounded = qat.quantised_model(network, torch.from_numpy(network.ramps(week.train[:128])))
     with torch.no_grad():
-        rounded[0].weight *= 1.3  # beyond the fixed ranges, as training may move them
+        rounded[0].weight *= 1.0 if rounding.paired else 1.3  # beyond the fixed ranges, as training may move them
     read = qat.read_back(rounded, network)
     scores = served.score(export(read, "int8"), "int8", week.test)
     difference = np.abs(scores - fake_quantised(rounded, network, week.test))
     assert np.quantile(difference, 0.99) < 1e-5
     assert difference.max() < 5e-3
-    steps, scale = quantise(read.weights[0], read.largest)
+    steps, scale = quantise(read.weights[0], read.weight_step)
     np.testing.assert_allclose(
         steps.T * scale[:, None], rounded[0].weight_quantizer(rounded[0].weight).detach().numpy(), atol=1e-6
     )
@@ -185,12 +191,45 @@ def test_students_are_the_same_again_and_keep_their_ranges(week: Split, lesson: 
     (first,), (second,) = (distil(week, lesson, [3], SMALL) for _ in range(2))
     for one, other in zip(first, second, strict=True):
         assert export(one, "int8") == export(other, "int8")
-    assert first.fitted.largest is None
-    assert first.rounded.largest is not None
-    assert (np.abs(first.rounded.weights[0]) <= first.rounded.largest).all()
+    assert first.fitted.weight_step is None
+    assert first.rounded.weight_step is not None
+    assert (np.abs(first.rounded.weights[0]) <= first.rounded.weight_step * STEPS_MAX * (1 + 1e-6)).all()
 
 
-@pytest.mark.parametrize("rounding", [Rounding(doubled_ramps=0), Rounding(doubled_ramps=3, slope_power=1.0)])
+@pytest.mark.parametrize("sweeps", [1, 3])
+def test_settled_weights_are_whole_steps_and_nearer(week: Split, lesson: Lesson, sweeps: int) -> None:
+    """Without training on before it, too: to the logits of the float network, with the rows that are settled on."""
+    (network,) = fit_students(week, lesson, [0], replace(SMALL, epochs=20))
+    network = qat.laid(network, PAIRED)
+    assert network.weight_step is not None
+    steps = torch.from_numpy(np.rint(network.ramps(week.train) * 255).astype(np.float32)) / 255
+    rows = Rows(steps, torch.from_numpy(network.logits(week.train).astype(np.float32)), torch.ones(len(steps)))
+    found = settle(network, rows, sweeps)
+    whole = found.weights[0] / network.weight_step
+    np.testing.assert_allclose(whole, np.rint(whole), atol=1e-4)
+    wanted = served.score(export(network, "fp32"), "fp32", week.train)
+    nearest, settled = (
+        np.square(served.score(export(each, "int8"), "int8", week.train) - wanted).mean() for each in (network, found)
+    )
+    assert settled < nearest / 2
+
+
+def test_a_unit_moves_to_the_best_of_all_its_steps() -> None:
+    """Against every combination of two weights in a few steps, the bias always the best."""
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        rows = np.column_stack([random.normal(0, 1, (30, 2)), np.ones(30)])
+        error, column = random.normal(0, 1, 30), np.array([3, -2])
+        change = best_moves(rows.T @ rows, rows.T @ error, column, 0.5)
+        np.testing.assert_allclose(column, [3, -2] + change[:2] / 0.5)
+        tried = [np.var(error + rows[:, :2] @ [a, b]) for a in np.arange(-2, 2.5, 0.5) for b in np.arange(-2, 2.5, 0.5)]
+        assert np.mean((error + rows @ change) ** 2) == pytest.approx(min(tried), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "rounding",
+    [Rounding(doubled_ramps=0), Rounding(doubled_ramps=3, slope_power=1.0), PAIRED._replace(settling_sweeps=2)],
+)
 def test_training_on_brings_the_rounded_scores_nearer(week: Split, lesson: Lesson, rounding: Rounding) -> None:
     """In the mean over seeds: one may be lucky in what rounding after training does to it."""
     errors = []
