@@ -11,7 +11,7 @@ from fraudgate.engines.repository import Manifest
 from models.choice import Chosen
 from models.protocol import FOLD_STARTS, TRAIN_START, Quality, Split
 from models.ramps import ramp_layer
-from models.recipe import Recipe
+from models.recipe import Recipe, Rounding
 from models.served import Comparison
 from models.sources import HISTORY_SUFFIX
 from models.thresholds import DECLINE_PRECISION, REVIEW_PRECISION, flips
@@ -76,8 +76,13 @@ Neither is real traffic: before it decides about real payments, train it on your
 * {recipe.epochs} epochs of AdamW, learning rate {recipe.learning_rate}, weight decay {recipe.weight_decay},
   batches of {recipe.batch_rows} rows, seed {facts.chosen.seed}.
 * Then {rounding.epochs} epochs at {rounding.learning_rate} with the first layer rounded, to its own
-  answers in float (NVIDIA ModelOpt).
+  answers in float (NVIDIA ModelOpt).{_settled(rounding)}
 * Made by `{manifest.command}`."""
+
+
+def _settled(rounding: Rounding) -> str:
+    bits = " Its weights have 8 bits, in pairs that saturate on no CPU." * rounding.paired
+    return bits + f" Rounding settled in {rounding.settling_sweeps} sweeps." * (rounding.settling_sweeps > 0)
 
 
 def _ramps(recipe: Recipe) -> str:

@@ -17,6 +17,7 @@ from models.pairs import bounds, whole_steps
 
 ROUNDS = 4  # through the weights of a unit
 MOVE_MAX = 2  # steps at once
+UNITS_AT_ONCE = 16
 
 
 class Rows(NamedTuple):
@@ -28,36 +29,52 @@ class Rows(NamedTuple):
 
 
 def settle(network: Network, rows: Rows, sweeps: int) -> Network:
-    """``network`` with the weights of its first layer in whole steps, the best for ``rows``; biases move with them."""
-    scale = network.weight_step
-    assert scale is not None
-    steps = whole_steps(network.weights[0], scale)
-    inputs = torch.cat([rows.ramps, torch.ones(len(rows.ramps), 1)], dim=1)
-    network = network.with_first(steps.astype(np.float32) * scale, network.biases[0])
+    """``network`` with the weights of its first layer in whole steps, better for ``rows``; biases move with them.
+
+    A few units move at once, for what each does to a logit changes with the others; where that helps not, they stay.
+    """
+    answers = _answers(network, rows)
     for _ in range(sweeps):
-        logits, slopes = _answers(network, rows.ramps)
-        bias, root = network.biases[0].copy(), rows.counts.sqrt()
-        error, slopes = (logits - rows.wanted) * root, slopes * root[:, None]
-        for unit, step in enumerate(scale.tolist()):
-            active = slopes[:, unit].nonzero()[:, 0]
-            effects = inputs[active] * slopes[active, unit, None]  # of each weight on each row
-            pull = (effects.T @ error[active]).numpy().astype(np.float64)
-            change = best_moves((effects.T @ effects).numpy().astype(np.float64), pull, steps[:, unit], step)
-            error[active] += effects @ torch.from_numpy(change.astype(np.float32))
-            bias[unit] += change[-1]
-        network = network.with_first(steps.astype(np.float32) * scale, bias)
+        for units in torch.arange(len(network.biases[0])).split(UNITS_AT_ONCE):
+            tried = _moved(network, rows, answers, units.tolist())
+            found = _answers(tried, rows)
+            if found.error.square().sum() < answers.error.square().sum():
+                network, answers = tried, found
     return network
 
 
-def _answers(network: Network, ramps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits [n], and how each follows each unit of the first layer [n, width]."""
+class _Answers(NamedTuple):
+    error: torch.Tensor  # [n], of the logits, each by the root of what it counts
+    slopes: torch.Tensor  # [n, width]: how it follows each unit of the first layer
+
+
+def _answers(network: Network, rows: Rows) -> _Answers:
     layers = [tuple(map(torch.from_numpy, layer)) for layer in zip(network.weights, network.biases, strict=True)]
     (weight, bias), *later = layers
-    sums = active = (ramps @ weight + bias).requires_grad_()
+    sums = active = (rows.ramps @ weight + bias).requires_grad_()
     for weight, bias in later:
         active = torch.relu(active) @ weight + bias
     (slopes,) = torch.autograd.grad(active.sum(), sums)
-    return active[:, 0].detach(), slopes
+    root = rows.counts.sqrt()
+    return _Answers((active[:, 0].detach() - rows.wanted) * root, slopes * root[:, None])
+
+
+def _moved(network: Network, rows: Rows, answers: _Answers, units: list[int]) -> Network:
+    """``network`` with the weights of ``units`` moved, one unit after the other."""
+    scale = network.weight_step
+    assert scale is not None
+    steps, bias = whole_steps(network.weights[0], scale), network.biases[0].copy()
+    error = answers.error.clone()
+    for unit in units:
+        slopes = answers.slopes[:, unit]
+        active = slopes.nonzero()[:, 0]
+        inputs = torch.cat([rows.ramps[active], torch.ones(len(active), 1)], dim=1)
+        effects = inputs * slopes[active, None]  # of each weight, and of the bias, on each row
+        curvature, pull = ((effects.T @ each).numpy().astype(np.float64) for each in (effects, error[active]))
+        change = best_moves(curvature, pull, steps[:, unit], float(scale[unit]))
+        error[active] += effects @ torch.from_numpy(change.astype(np.float32))
+        bias[unit] += change[-1]
+    return network.with_first(steps.astype(np.float32) * scale, bias)
 
 
 def best_moves(curvature: Float64, pull: Float64, column: Int64, step: float) -> Float64:
