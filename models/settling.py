@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from fraudgate.transaction import Float64, Int64
+from fraudgate.transaction import Float32, Float64, Int64
 from models.network import Network
 from models.pairs import bounds, whole_steps
 
@@ -33,6 +33,7 @@ def settle(network: Network, rows: Rows, sweeps: int) -> Network:
 
     A few units move at once, for what each does to a logit changes with the others; where that helps not, they stay.
     """
+    network = _with_steps(network, _steps(network), network.biases[0])
     answers = _answers(network, rows)
     for _ in range(sweeps):
         for units in torch.arange(len(network.biases[0])).split(UNITS_AT_ONCE):
@@ -61,20 +62,30 @@ def _answers(network: Network, rows: Rows) -> _Answers:
 
 def _moved(network: Network, rows: Rows, answers: _Answers, units: list[int]) -> Network:
     """``network`` with the weights of ``units`` moved, one unit after the other."""
-    scale = network.weight_step
-    assert scale is not None
-    steps, bias = whole_steps(network.weights[0], scale), network.biases[0].copy()
-    error = answers.error.clone()
+    steps, bias, error = _steps(network), network.biases[0].copy(), answers.error.clone()
     for unit in units:
         slopes = answers.slopes[:, unit]
         active = slopes.nonzero()[:, 0]
         inputs = torch.cat([rows.ramps[active], torch.ones(len(active), 1)], dim=1)
         effects = inputs * slopes[active, None]  # of each weight, and of the bias, on each row
         curvature, pull = ((effects.T @ each).numpy().astype(np.float64) for each in (effects, error[active]))
-        change = best_moves(curvature, pull, steps[:, unit], float(scale[unit]))
+        change = best_moves(curvature, pull, steps[:, unit], float(_scale(network)[unit]))
         error[active] += effects @ torch.from_numpy(change.astype(np.float32))
         bias[unit] += change[-1]
-    return network.with_first(steps.astype(np.float32) * scale, bias)
+    return _with_steps(network, steps, bias)
+
+
+def _scale(network: Network) -> Float32:
+    assert network.weight_step is not None
+    return network.weight_step
+
+
+def _steps(network: Network) -> Int64:
+    return whole_steps(network.weights[0], _scale(network))
+
+
+def _with_steps(network: Network, steps: Int64, bias: Float32) -> Network:
+    return network.with_first(steps.astype(np.float32) * _scale(network), bias)
 
 
 def best_moves(curvature: Float64, pull: Float64, column: Int64, step: float) -> Float64:
