@@ -5,6 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -89,6 +90,23 @@ def test_recent_ones_are_forgotten_and_stages_and_events_are_told() -> None:
     recent = exemplars.recent(100 + 40 * S)
     assert len(recent) == KEPT
     assert min(one.arrival_ns for one in recent) >= 20 * S
+
+
+def test_a_batch_that_is_decided_during_a_cut_is_in_the_next_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    exemplars = Exemplars(Timeline(), editions(), kept=KEPT)
+    exemplars.record_batch(batch(0, [10], 100))
+    seen = exemplars._waiting.seen
+
+    def decided_just_after() -> list[tuple[int, Answers]]:
+        waiting = seen()
+        exemplars.record_batch(batch(1, [20], 101))
+        return waiting
+
+    with monkeypatch.context() as patch:
+        patch.setattr(exemplars._waiting, "seen", decided_just_after)
+        assert [one.decision_id for one in exemplars.cut()] == ["run-0"]
+    assert [one.decision_id for one in exemplars.cut()] == ["run-1"]
+    assert exemplars.cut() == []
 
 
 STAMP = st.integers(0, 300_000)

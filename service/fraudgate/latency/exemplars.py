@@ -144,8 +144,8 @@ class Exemplars:
         with self._waiting.still:
             waiting = self._waiting_rows()
             slowest = self._interval.with_added(waiting)
-            told = int(waiting.batches[-1]) + 1 if len(waiting.rows) else 0  # more than are counted, for a moment
-            self._interval = Slowest(self._kept, batches_from=max(told, self._batches))
+            told = int(waiting.batches[-1]) + 1 if len(waiting.rows) else 0  # a batch may have come since: it is next's
+            self._interval = Slowest(self._kept, batches_from=told)
             self._floor_ns = self._interval.floor_ns
         return self._told(slowest)
 
