@@ -147,9 +147,9 @@ class History:
 
     def _summary(self, window: Window, wall_ns: int) -> Second:
         self._number += 1
+        stages = [window.stage(stage) for stage in STAGES]
         p50, p99 = (
-            tuple(values.percentile(percent) if values.count else None for values in map(window.stage, STAGES))
-            for percent in (50, 99)
+            tuple(values.percentile(percent) if values.count else None for values in stages) for percent in (50, 99)
         )
         return Second(self._number, wall_ns, window.rate(window.decided), window.rate(window.refused), p50, p99)
 
